@@ -1,0 +1,231 @@
+//! What every engine can do for a task, and the list of engines.
+//!
+//! One folder per engine family, each with the same files: `mod` (settings, prerequisites), `wire` (its protocol),
+//! `source` (catalog), `snapshot` (bulk read), `target` (bulk write), `type_map`. Connectors never import each other
+//! and never look at table mappings: they are told which tables and columns to move.
+
+pub mod mysql;
+pub mod net;
+pub mod postgres;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use serde_json::{Map, Value as Json};
+
+use crate::data::{Batch, Error, Family, Format, Result, TableKind, TableName, TableSchema};
+
+/// One value of `EngineName` that dms-local moves rows for.
+pub struct Engine {
+    /// As in `CreateEndpoint`.
+    pub name: &'static str,
+    pub display_name: &'static str,
+    pub family: Family,
+    pub source: bool,
+    pub target: bool,
+    /// The member of `CreateEndpoint` that holds this engine's settings.
+    pub settings: &'static str,
+    pub default_port: u16,
+    pub open_source: fn(Connection) -> Box<dyn Source>,
+    pub open_target: fn(Connection) -> Box<dyn Target>,
+}
+
+/// Every engine there is a runtime for. Endpoint types, TestConnection and the task runner read this list.
+pub static ENGINES: &[Engine] = &[];
+
+pub fn engine(name: &str) -> Option<&'static Engine> {
+    ENGINES.iter().find(|engine| engine.name == name)
+}
+
+/// `SslMode` of an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SslMode {
+    #[default]
+    None,
+    /// Encrypted; the server's certificate is not checked.
+    Require,
+    /// The certificate must come from a trusted authority.
+    VerifyCa,
+    /// … and must name the server.
+    VerifyFull,
+}
+
+/// A password: can be used, never printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(secret: impl Into<String>) -> Secret {
+        Secret(secret.into())
+    }
+
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Where a database is and how to log in: an endpoint as the data plane reads it.
+#[derive(Clone, Debug, Default)]
+pub struct Connection {
+    pub server: String,
+    pub port: u16,
+    pub user: String,
+    pub password: Secret,
+    /// Empty when the endpoint names none; MySQL needs none.
+    pub database: String,
+    pub ssl_mode: SslMode,
+    /// PEM of the authority to trust instead of the system's, for [`SslMode::VerifyCa`] and [`SslMode::VerifyFull`].
+    pub ca_pem: Option<String>,
+    /// The members of the engine's settings object (`PostgreSQLSettings`, …) with the extra connection attributes
+    /// merged in, named as in the API.
+    pub settings: Map<String, Json>,
+}
+
+/// A table or view of a source, before anything else about it is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableEntry {
+    pub name: TableName,
+    pub kind: TableKind,
+}
+
+/// The reading side of an engine. Holds no connection between calls.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// Connects, logs in and checks what DMS checks before it calls a connection successful.
+    async fn check(&self) -> Result<()>;
+
+    /// The schemas a user may select from, without the engine's own, sorted: what `DescribeSchemas` lists.
+    async fn schemas(&self) -> Result<Vec<String>>;
+
+    /// Every table and view that is not the engine's own or DMS's (`awsdms_…`), sorted by name.
+    async fn tables(&self) -> Result<Vec<TableEntry>>;
+
+    /// Columns and keys of the named tables, in the order given; a table that has vanished is left out.
+    async fn describe(&self, tables: &[TableEntry]) -> Result<Vec<TableSchema>>;
+
+    /// Opens a view of the whole database at one moment that up to `readers` tables are read from at once. A source
+    /// that cannot share one moment among several connections serves fewer readers.
+    async fn snapshot(&self, readers: usize) -> Result<Box<dyn Snapshot>>;
+}
+
+/// What is read of a table: a consequence of the task's mappings and LOB settings.
+#[derive(Clone, Debug)]
+pub struct ReadPlan {
+    pub table: TableSchema,
+    /// Indexes into `table.columns`, in the order in which values are pushed.
+    pub columns: Vec<usize>,
+    /// One of [`Snapshot::formats`].
+    pub format: Format,
+    /// Values of LOB columns longer than this many bytes are cut (`LimitedSizeLobMode`); `None` reads them whole.
+    pub lob_bytes_max: Option<u64>,
+    /// A batch ends when it holds this many rows …
+    pub batch_rows: usize,
+    /// … or this many bytes.
+    pub batch_bytes: usize,
+}
+
+#[async_trait]
+pub trait Snapshot: Send + Sync {
+    /// How many tables can be read at once.
+    fn readers(&self) -> usize;
+
+    /// The formats these columns of this table can be read in, fastest first; always ends in [`Format::Values`].
+    fn formats(&self, table: &TableSchema, columns: &[usize], lob_bytes_max: Option<u64>) -> Vec<Format>;
+
+    /// Starts reading a table; waits while all readers are busy.
+    async fn read(&self, plan: ReadPlan) -> Result<Box<dyn Reader>>;
+}
+
+#[async_trait]
+pub trait Reader: Send {
+    /// Fills `batch` (cleared first) with the next rows; `false` when there are no more and the batch is empty.
+    /// Dropping a reader between or during calls gives its place in the snapshot back.
+    async fn next(&mut self, batch: &mut Batch) -> Result<bool>;
+}
+
+/// `TargetTablePrepMode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrepareMode {
+    DoNothing,
+    TruncateBeforeLoad,
+    DropAndCreate,
+}
+
+/// When the primary key of a table that is created comes into being (`CreatePkAfterFullLoad`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CreateKey {
+    WithTable,
+    AfterLoad,
+}
+
+/// One row that the target did not take.
+#[derive(Clone, Debug)]
+pub struct Rejected {
+    pub error: Error,
+    /// The statement with the row's values, for the control table on the target only; never logged.
+    pub statement: String,
+}
+
+/// A line of `awsdms_apply_exceptions`.
+/// <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Tasks.CustomizingTasks.TaskSettings.ControlTable.html>
+#[derive(Clone, Debug)]
+pub struct ApplyException {
+    pub task: String,
+    pub table: TableName,
+    pub statement: String,
+    pub error: String,
+}
+
+/// What became of the rows handed to a writer since the last answer.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Rows that are in the target's table.
+    pub rows: u64,
+    /// Rows that are not, each with its reason.
+    pub rejected: Vec<Rejected>,
+}
+
+/// The writing side of an engine. Holds no connection between calls.
+#[async_trait]
+pub trait Target: Send + Sync {
+    /// Connects, logs in and checks what DMS checks before it calls a connection successful.
+    async fn check(&self) -> Result<()>;
+
+    fn family(&self) -> Family;
+
+    /// Makes the table ready to be loaded, creating its schema and itself where they are missing, as DMS does:
+    /// columns, nullability and primary key, nothing else. `table` has target names; its native types are used when
+    /// its family is this target's.
+    async fn prepare(&self, table: &TableSchema, mode: PrepareMode, key: CreateKey) -> Result<()>;
+
+    /// The formats a writer for this prepared table takes, fastest first; always ends in [`Format::Values`].
+    async fn formats(&self, table: &TableSchema) -> Result<Vec<Format>>;
+
+    /// A writer for rows whose values are in the order of `table.columns`. Rows become durable with
+    /// [`Writer::finish`]; before that, at the engine's own pace.
+    async fn writer(&self, table: &TableSchema, format: Format) -> Result<Box<dyn Writer>>;
+
+    /// Ends a load: creates the primary key when it was left for later.
+    async fn finish(&self, table: &TableSchema, key: CreateKey) -> Result<()>;
+
+    /// Writes lines into `awsdms_apply_exceptions` of the control schema (empty: the engine's default), creating the
+    /// table when it is missing.
+    async fn record_exceptions(&self, control_schema: &str, exceptions: &[ApplyException]) -> Result<()>;
+}
+
+#[async_trait]
+pub trait Writer: Send {
+    /// Writes the rows of a batch. A row that the target refuses does not take the others along: the rest of the
+    /// batch is written and the row is among the rejected. An error means that the batch did not go in as a whole
+    /// and the writer is unusable.
+    async fn write(&mut self, batch: &Batch) -> Result<Written>;
+
+    /// Makes everything written durable.
+    async fn finish(&mut self) -> Result<Written>;
+}

@@ -1,0 +1,276 @@
+//! A bounded piece of a table on its way: a row-major arena of values.
+
+use super::Value;
+
+/// How the rows of a batch are written down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Values of DMS's own types: between engines of different families, and whenever a rule looks at a value.
+    #[default]
+    Values,
+    /// Every value in its engine's own text form, as [`Value::String`], [`Value::Bytes`] or [`Value::Null`]: between
+    /// engines of one family, lossless for every type.
+    Text,
+    /// Whole rows in PostgreSQL's binary COPY format, one [`Value::Bytes`] per row: no value is looked at.
+    PostgresCopy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Kind {
+    Absent,
+    Null,
+    Bool,
+    Int,
+    UInt,
+    Real,
+    Numeric,
+    String,
+    Bytes,
+    Date,
+    Time,
+    DateTime,
+}
+
+/// Sixteen bytes per value: numbers in place, everything else as a range of the arena.
+#[derive(Clone, Copy, Debug)]
+struct Cell {
+    word: u64,
+    len: u32,
+    kind: Kind,
+}
+
+/// Row of one table, in the order the source sent them, in two buffers that are reused from batch to batch.
+///
+/// A value too large for one batch is spread over several: the batch that starts it is [`open`](Batch::is_open), and
+/// the first value of the next batch carries on inside the same column of the same row
+/// ([`continues`](Batch::continues)). So memory is bounded whatever a row holds. Only [`Value::String`],
+/// [`Value::Bytes`] and opaque rows are ever spread.
+#[derive(Debug, Default)]
+pub struct Batch {
+    format: Format,
+    arena: Vec<u8>,
+    cells: Vec<Cell>,
+    /// For each complete row the end of its cells.
+    row_ends: Vec<u32>,
+    continues: bool,
+    open: bool,
+    /// Values that the source cut to the task's LOB limit.
+    truncated: u64,
+}
+
+/// Keeps a buffer that one giant value has grown from holding its memory for the rest of the load.
+const KEPT_BYTES_MAX: usize = 4 << 20;
+
+impl Batch {
+    pub fn new() -> Batch {
+        Batch::default()
+    }
+
+    /// Empties the batch for the next rows and keeps its buffers.
+    pub fn clear(&mut self, format: Format) {
+        self.format = format;
+        self.arena.clear();
+        self.arena.shrink_to(KEPT_BYTES_MAX);
+        self.cells.clear();
+        self.row_ends.clear();
+        self.continues = false;
+        self.open = false;
+        self.truncated = 0;
+    }
+
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Memory in use, in bytes: what a reader compares with its limit.
+    pub fn bytes(&self) -> usize {
+        self.arena.len() + self.cells.len() * size_of::<Cell>()
+    }
+
+    /// Row that end in this batch.
+    pub fn rows(&self) -> usize {
+        self.row_ends.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.cells.is_empty()
+    }
+
+    /// The first value carries on the value that the previous batch left open.
+    pub fn continues(&self) -> bool {
+        self.continues
+    }
+
+    /// The last value goes on in the next batch; its row is not among [`rows`](Batch::rows).
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// Values cut to the LOB limit.
+    pub fn truncated(&self) -> u64 {
+        self.truncated
+    }
+
+    pub fn add_truncated(&mut self, values: u64) {
+        self.truncated += values;
+    }
+
+    /// All bytes of all values, one after the other: with [`Format::PostgresCopy`] the rows as they go to the server.
+    pub fn arena(&self) -> &[u8] {
+        &self.arena
+    }
+
+    pub fn push(&mut self, value: Value<'_>) {
+        let (kind, word) = match value {
+            Value::Absent => (Kind::Absent, 0),
+            Value::Null => (Kind::Null, 0),
+            Value::Bool(v) => (Kind::Bool, v as u64),
+            Value::Int(v) => (Kind::Int, v as u64),
+            Value::UInt(v) => (Kind::UInt, v),
+            Value::Real(v) => (Kind::Real, v.to_bits()),
+            Value::Date(v) => (Kind::Date, v as i64 as u64),
+            Value::Time(v) => (Kind::Time, v as u64),
+            Value::DateTime(v) => (Kind::DateTime, v as u64),
+            Value::Numeric(v) => return self.push_range(Kind::Numeric, v),
+            Value::String(v) => return self.push_range(Kind::String, v),
+            Value::Bytes(v) => return self.push_range(Kind::Bytes, v),
+        };
+        self.cells.push(Cell { word, len: 0, kind });
+    }
+
+    fn push_range(&mut self, kind: Kind, bytes: &[u8]) {
+        let word = self.arena.len() as u64;
+        self.arena.extend_from_slice(bytes);
+        self.cells.push(Cell { word, len: bytes.len() as u32, kind });
+    }
+
+    /// Pushes a string that `write` appends to the arena itself: decoding without a copy in between.
+    pub fn push_string_with<E>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+        self.push_with(Kind::String, write)
+    }
+
+    /// Pushes bytes that `write` appends to the arena itself.
+    pub fn push_bytes_with<E>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+        self.push_with(Kind::Bytes, write)
+    }
+
+    fn push_with<E>(&mut self, kind: Kind, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+        let start = self.arena.len();
+        write(&mut self.arena)?;
+        self.cells.push(Cell { word: start as u64, len: (self.arena.len() - start) as u32, kind });
+        Ok(())
+    }
+
+    pub fn end_row(&mut self) {
+        self.row_ends.push(self.cells.len() as u32);
+    }
+
+    /// Marks the last pushed value as unfinished: the next batch begins with the rest of it.
+    pub fn leave_open(&mut self) {
+        debug_assert!(matches!(self.cells.last(), Some(cell) if matches!(cell.kind, Kind::String | Kind::Bytes)));
+        self.open = true;
+    }
+
+    /// Marks the first value to be pushed as the rest of the previous batch's last.
+    pub fn carry_on(&mut self) {
+        debug_assert!(self.cells.is_empty());
+        self.continues = true;
+    }
+
+    /// Complete row `index`: all its values, or in a batch that [`continues`](Batch::continues) what is left of row 0.
+    pub fn row(&self, index: usize) -> Row<'_> {
+        let start = if index == 0 { 0 } else { self.row_ends[index - 1] as usize };
+        self.cells_of(start, self.row_ends[index] as usize)
+    }
+
+    /// The values of the row that does not end in this batch; empty unless the batch is open.
+    pub fn open_row(&self) -> Row<'_> {
+        let start = self.row_ends.last().map_or(0, |end| *end as usize);
+        self.cells_of(start, self.cells.len())
+    }
+
+    fn cells_of(&self, start: usize, end: usize) -> Row<'_> {
+        Row { arena: &self.arena, cells: self.cells[start..end].iter() }
+    }
+}
+
+/// The values of one row.
+#[derive(Clone)]
+pub struct Row<'a> {
+    arena: &'a [u8],
+    cells: std::slice::Iter<'a, Cell>,
+}
+
+impl<'a> Iterator for Row<'a> {
+    type Item = Value<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Value<'a>> {
+        let cell = self.cells.next()?;
+        let bytes = || &self.arena[cell.word as usize..cell.word as usize + cell.len as usize];
+        Some(match cell.kind {
+            Kind::Absent => Value::Absent,
+            Kind::Null => Value::Null,
+            Kind::Bool => Value::Bool(cell.word != 0),
+            Kind::Int => Value::Int(cell.word as i64),
+            Kind::UInt => Value::UInt(cell.word),
+            Kind::Real => Value::Real(f64::from_bits(cell.word)),
+            Kind::Numeric => Value::Numeric(bytes()),
+            Kind::String => Value::String(bytes()),
+            Kind::Bytes => Value::Bytes(bytes()),
+            Kind::Date => Value::Date(cell.word as i64 as i32),
+            Kind::Time => Value::Time(cell.word as i64),
+            Kind::DateTime => Value::DateTime(cell.word as i64),
+        })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.cells.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Row<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gives_back_what_was_pushed() {
+        let mut batch = Batch::new();
+        batch.clear(Format::Values);
+        let rows: [&[Value]; 2] = [
+            &[Value::Int(-1), Value::String("naïve".as_bytes()), Value::Null, Value::Real(f64::NEG_INFINITY)],
+            &[Value::UInt(u64::MAX), Value::Bytes(&[0, 255]), Value::Date(-719_528), Value::DateTime(i64::MIN)],
+        ];
+        for row in rows {
+            row.iter().for_each(|value| batch.push(*value));
+            batch.end_row();
+        }
+        assert_eq!(batch.rows(), 2);
+        for (index, row) in rows.iter().enumerate() {
+            assert_eq!(batch.row(index).collect::<Vec<_>>(), *row);
+        }
+        assert_eq!(batch.open_row().count(), 0);
+    }
+
+    #[test]
+    fn spreads_one_value_over_batches() {
+        let mut batch = Batch::new();
+        batch.clear(Format::Values);
+        batch.push(Value::Int(1));
+        batch.push(Value::Bytes(b"first "));
+        batch.leave_open();
+        assert!(batch.is_open() && batch.rows() == 0);
+        assert_eq!(batch.open_row().collect::<Vec<_>>(), [Value::Int(1), Value::Bytes(b"first ")]);
+
+        batch.clear(Format::Values);
+        batch.carry_on();
+        batch.push(Value::Bytes(b"rest"));
+        batch.push(Value::Null);
+        batch.end_row();
+        assert!(batch.continues() && !batch.is_open());
+        assert_eq!(batch.row(0).collect::<Vec<_>>(), [Value::Bytes(b"rest"), Value::Null]);
+    }
+}

@@ -1,0 +1,12 @@
+//! What the data plane is made of: values, batches of rows, table schemas and errors. No I/O and no async here;
+//! every other layer of the data plane speaks in these types.
+
+mod batch;
+mod error;
+mod schema;
+mod value;
+
+pub use batch::{Batch, Format, Row};
+pub use error::{Error, ErrorKind, Result};
+pub use schema::{Column, DataType, Family, TableKind, TableName, TableSchema};
+pub use value::Value;

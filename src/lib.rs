@@ -1,0 +1,4 @@
+//! dms-local: a local AWS Database Migration Service.
+
+pub mod connector;
+pub mod data;

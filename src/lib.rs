@@ -1,4 +1,5 @@
 //! dms-local: a local AWS Database Migration Service.
 
+pub mod api;
 pub mod connector;
 pub mod data;

@@ -1,5 +1,6 @@
 //! dms-local: a local AWS Database Migration Service.
 
+pub mod api;
 pub mod connector;
 pub mod data;
 pub mod store;

@@ -3,4 +3,5 @@
 pub mod api;
 pub mod connector;
 pub mod data;
+pub mod mapping;
 pub mod store;

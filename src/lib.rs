@@ -4,4 +4,5 @@ pub mod api;
 pub mod connector;
 pub mod data;
 pub mod mapping;
+pub mod replication;
 pub mod store;

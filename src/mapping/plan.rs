@@ -29,6 +29,16 @@ impl TablePlan {
         }
         self
     }
+
+    /// Leaves some columns out, by their place among the target's columns, ascending.
+    pub fn without_columns(mut self, left_out: &[usize]) -> TablePlan {
+        let kept: Vec<usize> = (0..self.columns.len()).filter(|index| !left_out.contains(index)).collect();
+        self.target.primary_key = remap(&self.target.primary_key, &kept);
+        self.target.unique_key = remap(&self.target.unique_key, &kept);
+        self.target.columns = kept.iter().map(|index| self.target.columns[*index].clone()).collect();
+        self.columns = kept.iter().map(|index| self.columns[*index]).collect();
+        self
+    }
 }
 
 impl Mapping {

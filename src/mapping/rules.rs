@@ -417,9 +417,9 @@ impl<'a> Object<'a> {
         let needed = |key: &str, empty_allowed: bool| match self.text(key)? {
             Some(text) if empty_allowed || !text.is_empty() => Ok(text.to_owned()),
             Some(_) => {
-                Err(MappingError::rule(id, self.at(key), format!("rule-action {action} needs a {key} not empty")))
+                Err(MappingError::rule(id, self.at(key), format!("rule-action {action} needs a non-empty {key}")))
             }
-            None => Err(MappingError::rule(id, self.at(key), format!("rule-action {action} needs a {key}"))),
+            None => Err(MappingError::rule(id, self.at(key), format!("rule-action {action} needs {key}"))),
         };
         Ok(match action {
             "convert-lowercase" => Rename::Lowercase,
@@ -612,10 +612,10 @@ mod tests {
             (with(selection(), &[("load-order", json!("2147483648"))]), "load-order", "from 1 to 2147483647"),
             (with(selection(), &[("rule-action", json!("explicit"))]), "object-locator.table-name", "exact name"),
             (without(rename(), "rule-target"), "rule-target", "is required"),
-            (without(rename(), "value"), "value", "rule-action rename needs a value"),
+            (without(rename(), "value"), "value", "rule-action rename needs value"),
             (without(rename(), "object-locator.table-name"), "object-locator.table-name", "is required"),
-            (with(rename(), &[("value", json!(""))]), "value", "not empty"),
-            (with(rename(), &[("rule-action", json!("replace-prefix"))]), "old-value", "needs a old-value"),
+            (with(rename(), &[("value", json!(""))]), "value", "non-empty"),
+            (with(rename(), &[("rule-action", json!("replace-prefix"))]), "old-value", "needs old-value"),
             (with(rename(), &[("rule-action", json!("Rename"))]), "rule-action", "convert-lowercase"),
             (with(rename(), &[("rule-target", json!("database"))]), "rule-target", "schema, table, column"),
             (with(rename(), &[("rule-target", json!("column"))]), "object-locator.column-name", "is required"),

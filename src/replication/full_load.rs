@@ -1,0 +1,353 @@
+//! The full load: which tables, in which order, several at a time, from one snapshot of the source.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::log::{TaskLog, task_log};
+use super::policy::{self, Action, Counts};
+use super::progress::{Progress, TableProgress, TableState};
+use super::pump::{Account, pump};
+use super::settings::{LobMode, TaskSettings};
+use crate::connector::{ApplyException, ReadPlan, Snapshot, Source, Target, Written};
+use crate::data::{Batch, Error, ErrorKind, Format, Result, TableName};
+use crate::mapping::{Mapping, MappingError, TablePlan, check_targets};
+
+/// A batch ends at this size, so that a table takes a few MiB however long its rows are.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// Everything a load needs; lives as long as the task runs.
+pub(super) struct FullLoad {
+    pub task: String,
+    pub source: Box<dyn Source>,
+    pub target: Box<dyn Target>,
+    pub mapping: Mapping,
+    pub settings: TaskSettings,
+    pub progress: Progress,
+    pub log: TaskLog,
+}
+
+impl FullLoad {
+    /// Loads every selected table that `progress` does not call completed. Tables that fail are dealt with by the
+    /// task's error policy; an error means that the load as a whole cannot go on.
+    pub async fn run(
+        self: &Arc<Self>,
+        started: impl AsyncFnOnce(),
+        reloads: &mut mpsc::UnboundedReceiver<Vec<TableName>>,
+    ) -> Result<()> {
+        let plans = self.plan().await?;
+        self.progress.set(self.carried_over(&plans));
+        started().await;
+        let waiting: VecDeque<usize> =
+            (0..plans.len()).filter(|index| self.progress.get(*index).state == TableState::BeforeLoad).collect();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let readers = self.settings.full_load.max_full_load_sub_tasks.clamp(1, waiting.len());
+        let snapshot: Arc<dyn Snapshot> = Arc::from(self.source.snapshot(readers).await?);
+        let workers = readers.min(snapshot.readers()).max(1);
+        task_log!(self.log, TaskManager, Info, "Full load of {} tables, {workers} at a time", waiting.len());
+        let loading = Loading { load: self.clone(), plans, snapshot, running: JoinSet::new(), active: HashMap::new() };
+        loading.all(waiting, workers, reloads).await
+    }
+
+    /// Selects and describes the source's tables and puts them into load order.
+    async fn plan(&self) -> Result<Vec<TablePlan>> {
+        let entries = self.source.tables().await?;
+        let selected: Vec<_> =
+            entries.into_iter().filter(|entry| self.mapping.selects(&entry.name, entry.kind).is_some()).collect();
+        let mut plans = Vec::new();
+        let mut tables = self.source.describe(&selected).await?;
+        self.mapping.sort_for_load(&mut tables);
+        for table in &tables {
+            let plan = self.mapping.plan(table).map_err(refused)?;
+            let plan = self.within_lob_support(plan).with_target_schema(&self.settings.target_metadata.target_schema);
+            task_log!(
+                self.log,
+                TablesManager,
+                Info,
+                "Table {} with {} columns goes to {}",
+                plan.source.name,
+                plan.columns.len(),
+                plan.target.name
+            );
+            plans.push(plan);
+        }
+        if plans.is_empty() && self.settings.error_behavior.fail_on_no_tables_captured {
+            return Err(Error::fatal(NO_TABLES));
+        }
+        check_targets(&plans).map_err(refused)?;
+        Ok(plans)
+    }
+
+    /// Without `SupportLobs` the LOB columns of a table stay behind.
+    fn within_lob_support(&self, plan: TablePlan) -> TablePlan {
+        if self.settings.target_metadata.support_lobs {
+            return plan;
+        }
+        let lobs: Vec<usize> =
+            (0..plan.columns.len()).filter(|index| plan.target.columns[*index].data_type.is_lob()).collect();
+        for index in &lobs {
+            let column = &plan.source.columns[plan.columns[*index]].name;
+            let table = &plan.source.name;
+            task_log!(
+                self.log,
+                SourceUnload,
+                Info,
+                "Column '{column}' is unsupported in table def '{table}' since the LOB support is disabled"
+            );
+        }
+        plan.without_columns(&lobs)
+    }
+
+    /// What is known of each planned table: completed ones keep their numbers, all others start again.
+    fn carried_over(&self, plans: &[TablePlan]) -> Vec<TableProgress> {
+        let mut known: HashMap<TableName, TableProgress> =
+            self.progress.all().into_iter().map(|table| (table.name.clone(), table)).collect();
+        let table = |plan: &TablePlan| match known.remove(&plan.source.name) {
+            Some(table) if table.state == TableState::Completed => table,
+            known => TableProgress {
+                reloaded: known.is_some_and(|table| table.reloaded),
+                rows_estimate: plan.source.rows_estimate,
+                ..TableProgress::new(plan.source.name.clone())
+            },
+        };
+        plans.iter().map(table).collect()
+    }
+
+    /// Loads one table; what goes wrong with it alone is settled here by `TableErrorPolicy`.
+    async fn table(self: Arc<Self>, index: usize, plan: TablePlan, snapshot: Arc<dyn Snapshot>) -> Result<()> {
+        let name = plan.source.name.clone();
+        self.progress.update(index, |table| {
+            table.state = if table.reloaded { TableState::BeingReloaded } else { TableState::FullLoad };
+            table.rows = 0;
+            table.rejected = 0;
+            table.started = Some(SystemTime::now());
+            table.ended = None;
+        });
+        task_log!(self.log, SourceUnload, Info, "Start loading table {name}");
+        match self.copy(index, &plan, snapshot.as_ref()).await {
+            Ok(()) => {
+                self.finished(index, TableState::Completed);
+                let rows = self.progress.get(index).rows;
+                task_log!(self.log, TargetLoad, Info, "Load finished for table {name}, {rows} rows");
+                Ok(())
+            }
+            Err(error) => self.failed(index, &name, error),
+        }
+    }
+
+    fn failed(&self, index: usize, name: &TableName, error: Error) -> Result<()> {
+        let error = error.while_doing(format!("load table {name}"));
+        if matches!(error.kind, ErrorKind::Recoverable | ErrorKind::Fatal) {
+            return Err(error);
+        }
+        task_log!(self.log, TargetLoad, Error, "{error}");
+        self.finished(index, TableState::Error);
+        match policy::action(ErrorKind::Table, &self.settings.error_behavior, Counts::default()) {
+            Action::StopTask => Err(error.into_kind(ErrorKind::Fatal)),
+            _ => {
+                task_log!(self.log, TaskManager, Warning, "Table {name} was suspended, the task goes on without it");
+                Ok(())
+            }
+        }
+    }
+
+    fn finished(&self, index: usize, state: TableState) {
+        self.progress.update(index, |table| {
+            table.state = state;
+            table.ended = Some(SystemTime::now());
+        });
+    }
+
+    async fn copy(&self, index: usize, plan: &TablePlan, snapshot: &dyn Snapshot) -> Result<()> {
+        let full_load = &self.settings.full_load;
+        let lob_bytes_max = match self.settings.target_metadata.lob_mode() {
+            LobMode::Limited { bytes_max } => Some(bytes_max),
+            LobMode::Full { .. } | LobMode::Off => None,
+        };
+        self.target.prepare(&plan.target, full_load.prepare_mode, full_load.create_key).await?;
+        let accepted = self.target.formats(&plan.target).await?;
+        let offered = snapshot.formats(&plan.source, &plan.columns, lob_bytes_max);
+        let format = offered.into_iter().find(|format| accepted.contains(format)).unwrap_or(Format::Values);
+        let mut writer = self.target.writer(&plan.target, format).await?;
+        let reader = snapshot
+            .read(ReadPlan {
+                table: plan.source.clone(),
+                columns: plan.columns.clone(),
+                format,
+                lob_bytes_max,
+                batch_rows: full_load.commit_rate,
+                batch_bytes: BATCH_BYTES_MAX,
+            })
+            .await?;
+        task_log!(self.log, SourceUnload, Debug, "Table {} is read as {format:?}", plan.source.name);
+        let mut account = TableAccount { load: self, index, plan, truncated: 0 };
+        pump(reader, writer.as_mut(), &mut account).await?;
+        self.target.finish(&plan.target, full_load.create_key).await
+    }
+}
+
+fn refused(error: MappingError) -> Error {
+    Error::fatal(error.to_string())
+}
+
+/// DMS's own words, which users search for.
+const NO_TABLES: &str = "No tables were found at task initialization. Either the selected table(s) or schemas(s) no \
+    longer exist or no match was found for the table selection pattern(s). If you would like to start a Task that does \
+    not initially capture any tables, set Task Setting FailOnNoTablesCaptured to false and restart task.";
+
+/// The tables that are being loaded right now.
+struct Loading {
+    load: Arc<FullLoad>,
+    plans: Vec<TablePlan>,
+    snapshot: Arc<dyn Snapshot>,
+    running: JoinSet<(usize, Result<()>)>,
+    active: HashMap<usize, AbortHandle>,
+}
+
+impl Loading {
+    async fn all(
+        mut self,
+        mut waiting: VecDeque<usize>,
+        workers: usize,
+        reloads: &mut mpsc::UnboundedReceiver<Vec<TableName>>,
+    ) -> Result<()> {
+        loop {
+            while self.active.len() < workers
+                && let Some(index) = waiting.pop_front()
+            {
+                self.start(index).await?;
+            }
+            if self.active.is_empty() {
+                return Ok(());
+            }
+            tokio::select! {
+                Some(ended) = self.running.join_next() => match ended {
+                    Ok((index, outcome)) => {
+                        self.active.remove(&index);
+                        outcome?;
+                    }
+                    // Aborted for a reload, and waiting again.
+                    Err(error) if error.is_cancelled() => {}
+                    Err(_) => return Err(Error::fatal("a table load ended unexpectedly")),
+                },
+                Some(names) = reloads.recv() => self.reload(names, &mut waiting),
+            }
+        }
+    }
+
+    async fn start(&mut self, index: usize) -> Result<()> {
+        // A reload shows the table as it is now, not as it was when the task started.
+        let snapshot = match self.load.progress.get(index).reloaded {
+            true => Arc::from(self.load.source.snapshot(1).await?),
+            false => self.snapshot.clone(),
+        };
+        let table = self.load.clone().table(index, self.plans[index].clone(), snapshot);
+        let handle = self.running.spawn(async move { (index, table.await) });
+        self.active.insert(index, handle);
+        Ok(())
+    }
+
+    fn reload(&mut self, names: Vec<TableName>, waiting: &mut VecDeque<usize>) {
+        for (index, plan) in self.plans.iter().enumerate() {
+            if !names.contains(&plan.source.name) {
+                continue;
+            }
+            if let Some(handle) = self.active.remove(&index) {
+                handle.abort();
+            }
+            task_log!(self.load.log, TablesManager, Info, "Table {} is loaded again", plan.source.name);
+            self.load.progress.update(index, |table| {
+                table.reloaded = true;
+                table.state = TableState::BeingReloaded;
+            });
+            if !waiting.contains(&index) {
+                waiting.push_back(index);
+            }
+        }
+    }
+}
+
+/// Counts what a table's writer did and settles refused rows by the task's data-error policy.
+struct TableAccount<'a> {
+    load: &'a FullLoad,
+    index: usize,
+    plan: &'a TablePlan,
+    truncated: u64,
+}
+
+#[async_trait]
+impl Account for TableAccount<'_> {
+    async fn wrote(&mut self, batch: &Batch, written: Written) -> Result<()> {
+        let rejected = written.rejected.len() as u64;
+        self.load.progress.update(self.index, |table| {
+            table.rows += written.rows;
+            table.rejected += rejected;
+        });
+        if batch.truncated() > 0 {
+            self.cut(batch.truncated())?;
+        }
+        if rejected > 0 {
+            self.refused(written).await?;
+        }
+        Ok(())
+    }
+}
+
+impl TableAccount<'_> {
+    /// LOB values were cut to the limit of the task.
+    fn cut(&mut self, values: u64) -> Result<()> {
+        let (load, name) = (self.load, &self.plan.source.name);
+        if self.truncated == 0 {
+            task_log!(load.log, SourceUnload, Warning, "LOB values of table {name} are truncated to LobMaxSize");
+        }
+        self.truncated += values;
+        let error = || Error::new(ErrorKind::Truncation, "a LOB value is longer than LobMaxSize");
+        let counts = Counts { data_errors: self.truncated - values, ..Counts::default() };
+        settle(policy::action(ErrorKind::Truncation, &load.settings.error_behavior, counts), error)
+    }
+
+    async fn refused(&mut self, written: Written) -> Result<()> {
+        let (load, table) = (self.load, &self.plan.target.name);
+        let mut count = load.progress.get(self.index).rejected - written.rejected.len() as u64;
+        let mut exceptions = Vec::new();
+        let mut outcome = Ok(());
+        for rejected in written.rejected {
+            let counts = Counts { data_errors: count, ..Counts::default() };
+            let action = policy::action(rejected.error.kind, &load.settings.error_behavior, counts);
+            count += 1;
+            if action != Action::Ignore {
+                task_log!(load.log, TargetLoad, Warning, "A row of table {table} was not loaded: {}", rejected.error);
+                exceptions.push(ApplyException {
+                    task: load.task.clone(),
+                    table: table.clone(),
+                    statement: rejected.statement,
+                    error: rejected.error.to_string(),
+                });
+            }
+            if outcome.is_ok() {
+                outcome = settle(action, || rejected.error);
+            }
+        }
+        if !exceptions.is_empty() {
+            load.target.record_exceptions(&load.settings.control_tables.control_schema, &exceptions).await?;
+        }
+        outcome
+    }
+}
+
+/// Turns what the policy says about a row into what happens to its table.
+fn settle(action: Action, error: impl FnOnce() -> Error) -> Result<()> {
+    match action {
+        Action::Ignore | Action::Log => Ok(()),
+        Action::SuspendTable => Err(error().into_kind(ErrorKind::Table)),
+        Action::StopTask => Err(error().into_kind(ErrorKind::Fatal)),
+        // The server failed while one row was written: the load as a whole is tried again.
+        Action::Retry { .. } => Err(error().into_kind(ErrorKind::Recoverable)),
+    }
+}

@@ -1,0 +1,13 @@
+//! Tasks at run time: what is loaded, in which order, and what happens when something fails.
+
+mod full_load;
+mod log;
+mod policy;
+mod progress;
+mod pump;
+pub mod settings;
+mod task;
+
+pub use log::TaskLog;
+pub use progress::{TableProgress, TableState};
+pub use task::{Outcome, Report, Side, StopReason, TaskHandle, TaskSpec, start};

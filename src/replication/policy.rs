@@ -1,0 +1,205 @@
+//! What becomes of an error during full load, by the task's `ErrorBehavior`.
+//! <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Tasks.CustomizingTasks.TaskSettings.ErrorHandling.html>
+
+use std::time::Duration;
+
+use super::settings::{ErrorBehavior, ErrorPolicy, TablePolicy};
+use crate::data::ErrorKind;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Go on without the record.
+    Ignore,
+    /// Go on without the record and write the error to the task log.
+    Log,
+    /// Put the table into an error state and go on with the others.
+    SuspendTable,
+    StopTask,
+    /// Wait, then try again.
+    Retry {
+        after: Duration,
+    },
+}
+
+/// Errors so far, without the one to be decided on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Records of the table that were ignored or logged.
+    pub data_errors: u64,
+    /// Errors of the table as a whole.
+    pub table_errors: u64,
+    /// Attempts to recover since something last went well.
+    pub recoveries: u32,
+}
+
+/// Decides on one error.
+pub fn action(kind: ErrorKind, behavior: &ErrorBehavior, counts: Counts) -> Action {
+    match kind {
+        // During full load every write is an insert of a new row, so a row that is there already is a data error.
+        ErrorKind::Data | ErrorKind::Apply => data_action(behavior.data_error_policy, behavior, counts),
+        ErrorKind::Truncation => data_action(behavior.data_truncation_error_policy, behavior, counts),
+        ErrorKind::Table if reached(counts.table_errors, behavior.table_error_escalation_count) => {
+            behavior.table_error_escalation_policy.into()
+        }
+        ErrorKind::Table => behavior.table_error_policy.into(),
+        ErrorKind::Recoverable => match retry_delay(counts.recoveries.saturating_add(1), behavior) {
+            Some(after) => Action::Retry { after },
+            None => Action::StopTask,
+        },
+        ErrorKind::Fatal => Action::StopTask,
+    }
+}
+
+/// How long to wait before the given attempt to recover, the first being 1; `None` when there is to be none.
+///
+/// With `RecoverableErrorThrottling` the wait doubles each time. `RecoverableErrorStopRetryAfterThrottlingMax` ends it
+/// when the wait would pass `RecoverableErrorThrottlingMax`: with the defaults after 5 to 1,280 seconds, which are the
+/// nine attempts that the guide speaks of. Otherwise the wait stays at the maximum. A wait is never under a second,
+/// so that an interval of 0 does not spin.
+pub fn retry_delay(attempt: u32, behavior: &ErrorBehavior) -> Option<Duration> {
+    // A count of -1 does not fit and stands for no limit.
+    if u32::try_from(behavior.recoverable_error_count).is_ok_and(|count| attempt > count) {
+        return None;
+    }
+    let interval_s = behavior.recoverable_error_interval_s.max(1);
+    if !behavior.recoverable_error_throttling {
+        return Some(Duration::from_secs(interval_s));
+    }
+    let factor = 1u64.checked_shl(attempt.saturating_sub(1)).unwrap_or(u64::MAX);
+    let wait_s = interval_s.saturating_mul(factor);
+    let wait_s_max = behavior.recoverable_error_throttling_max_s.max(1);
+    if wait_s > wait_s_max && behavior.recoverable_error_stop_retry_after_throttling_max {
+        return None;
+    }
+    Some(Duration::from_secs(wait_s.min(wait_s_max)))
+}
+
+/// Records that are ignored count towards `DataErrorEscalationCount`, says the guide; that those that are logged do
+/// too is a guess.
+fn data_action(policy: ErrorPolicy, behavior: &ErrorBehavior, counts: Counts) -> Action {
+    let action = match policy {
+        ErrorPolicy::IgnoreRecord => Action::Ignore,
+        ErrorPolicy::LogError => Action::Log,
+        ErrorPolicy::SuspendTable => return Action::SuspendTable,
+        ErrorPolicy::StopTask => return Action::StopTask,
+    };
+    if reached(counts.data_errors, behavior.data_error_escalation_count) {
+        return behavior.data_error_escalation_policy.into();
+    }
+    action
+}
+
+/// Whether one more error reaches the limit. A limit of 0, the default, is none.
+fn reached(so_far: u64, limit: u64) -> bool {
+    limit > 0 && so_far.saturating_add(1) >= limit
+}
+
+impl From<TablePolicy> for Action {
+    fn from(policy: TablePolicy) -> Action {
+        match policy {
+            TablePolicy::SuspendTable => Action::SuspendTable,
+            TablePolicy::StopTask => Action::StopTask,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::settings::{Context, TaskSettings, create};
+    use super::*;
+
+    fn behavior(settings: serde_json::Value) -> ErrorBehavior {
+        let context = Context { replication_instance_identifier: "ri", task_resource_id: "TASK" };
+        let document = create(Some(&json!({ "ErrorBehavior": settings }).to_string()), context).unwrap();
+        TaskSettings::from_canonical(&document).unwrap().error_behavior
+    }
+
+    #[test]
+    fn decides_by_kind_and_policy() {
+        use Action::*;
+        let data = |policy: &str| json!({ "DataErrorPolicy": policy });
+        let truncation = |policy: &str| json!({ "DataTruncationErrorPolicy": policy });
+        for (kind, settings, expected) in [
+            (ErrorKind::Data, json!({}), Log),
+            (ErrorKind::Data, data("IGNORE_RECORD"), Ignore),
+            (ErrorKind::Data, data("LOG_ERROR"), Log),
+            (ErrorKind::Data, data("SUSPEND_TABLE"), SuspendTable),
+            (ErrorKind::Data, data("STOP_TASK"), StopTask),
+            (ErrorKind::Apply, data("STOP_TASK"), StopTask),
+            (ErrorKind::Truncation, json!({}), Log),
+            (ErrorKind::Truncation, data("STOP_TASK"), Log),
+            (ErrorKind::Truncation, truncation("IGNORE_RECORD"), Ignore),
+            (ErrorKind::Truncation, truncation("SUSPEND_TABLE"), SuspendTable),
+            (ErrorKind::Truncation, truncation("STOP_TASK"), StopTask),
+            (ErrorKind::Table, json!({}), SuspendTable),
+            (ErrorKind::Table, json!({ "TableErrorPolicy": "STOP_TASK" }), StopTask),
+            (ErrorKind::Fatal, json!({}), StopTask),
+            (ErrorKind::Recoverable, json!({}), Retry { after: Duration::from_secs(5) }),
+            (ErrorKind::Recoverable, json!({ "RecoverableErrorCount": 0 }), StopTask),
+        ] {
+            assert_eq!(action(kind, &behavior(settings.clone()), Counts::default()), expected, "{kind:?} {settings}");
+        }
+    }
+
+    #[test]
+    fn escalates_when_the_count_is_reached() {
+        let three = behavior(json!({ "DataErrorEscalationCount": 3, "TableErrorEscalationCount": 2 }));
+        let after = |kind, errors| {
+            action(kind, &three, Counts { data_errors: errors, table_errors: errors, ..Counts::default() })
+        };
+        let kinds = [ErrorKind::Data, ErrorKind::Truncation];
+        for kind in kinds {
+            assert_eq!([0, 1, 2, 3].map(|errors| after(kind, errors)), {
+                use Action::*;
+                [Log, Log, SuspendTable, SuspendTable]
+            });
+        }
+        assert_eq!([0, 1].map(|errors| after(ErrorKind::Table, errors)), [Action::SuspendTable, Action::StopTask]);
+
+        let never = behavior(json!({}));
+        let many = Counts { data_errors: u64::MAX, table_errors: u64::MAX, recoveries: 0 };
+        assert_eq!(action(ErrorKind::Data, &never, many), Action::Log);
+        assert_eq!(action(ErrorKind::Table, &never, many), Action::SuspendTable);
+
+        let stop = behavior(json!({ "DataErrorEscalationCount": 1, "DataErrorEscalationPolicy": "STOP_TASK" }));
+        assert_eq!(action(ErrorKind::Data, &stop, Counts::default()), Action::StopTask);
+    }
+
+    /// Seconds before each attempt, `None` where there is none.
+    fn waits(settings: serde_json::Value, attempts: impl IntoIterator<Item = u32>) -> Vec<Option<u64>> {
+        let behavior = behavior(settings);
+        attempts.into_iter().map(|attempt| retry_delay(attempt, &behavior).map(|wait| wait.as_secs())).collect()
+    }
+
+    #[test]
+    fn waits_longer_each_time_and_stops_after_nine() {
+        let expected = [5, 10, 20, 40, 80, 160, 320, 640, 1280].map(Some);
+        assert_eq!(waits(json!({}), 1..=9), expected);
+        assert_eq!(waits(json!({}), [10, 11, 64, 65, u32::MAX]), [None; 5]);
+    }
+
+    #[test]
+    fn follows_the_settings_for_retries() {
+        let keep_on = json!({ "RecoverableErrorStopRetryAfterThrottlingMax": false });
+        assert_eq!(waits(keep_on, [9, 10, 11, u32::MAX]), [1280, 1800, 1800, 1800].map(Some));
+        let counted = json!({ "RecoverableErrorCount": 2, "RecoverableErrorThrottling": false });
+        assert_eq!(waits(counted, 1..=3), [Some(5), Some(5), None]);
+        let at_once = json!({ "RecoverableErrorInterval": 0, "RecoverableErrorThrottling": false });
+        assert_eq!(waits(at_once, [1, 1_000_000]), [Some(1), Some(1)]);
+        let exactly = json!({ "RecoverableErrorInterval": 10, "RecoverableErrorThrottlingMax": 20 });
+        assert_eq!(waits(exactly, 1..=3), [Some(10), Some(20), None]);
+        assert_eq!(waits(json!({ "RecoverableErrorCount": 0 }), [1]), [None]);
+    }
+
+    #[test]
+    fn counts_recoveries() {
+        let behavior = behavior(json!({}));
+        let recoveries =
+            |recoveries| action(ErrorKind::Recoverable, &behavior, Counts { recoveries, ..Counts::default() });
+        assert_eq!(recoveries(8), Action::Retry { after: Duration::from_secs(1280) });
+        assert_eq!(recoveries(9), Action::StopTask);
+        assert_eq!(recoveries(u32::MAX), Action::StopTask);
+    }
+}

@@ -4771,3 +4771,280 @@ pub struct VpcSecurityGroupMembership {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
 }
+
+/// Reads a message as the type of that name and writes it again.
+#[cfg(test)]
+pub(super) fn round_trip(name: &str, value: serde_json::Value) -> serde_json::Result<serde_json::Value> {
+    fn through<T>(value: serde_json::Value) -> serde_json::Result<serde_json::Value>
+    where
+        T: Serialize + for<'a> Deserialize<'a>,
+    {
+        serde_json::to_value(serde_json::from_value::<T>(value)?)
+    }
+    match name {
+        "AddTagsToResourceMessage" => through::<AddTagsToResourceMessage>(value),
+        "AddTagsToResourceResponse" => through::<AddTagsToResourceResponse>(value),
+        "ApplyPendingMaintenanceActionMessage" => through::<ApplyPendingMaintenanceActionMessage>(value),
+        "ApplyPendingMaintenanceActionResponse" => through::<ApplyPendingMaintenanceActionResponse>(value),
+        "BatchStartRecommendationsRequest" => through::<BatchStartRecommendationsRequest>(value),
+        "BatchStartRecommendationsResponse" => through::<BatchStartRecommendationsResponse>(value),
+        "CancelMetadataModelConversionMessage" => through::<CancelMetadataModelConversionMessage>(value),
+        "CancelMetadataModelConversionResponse" => through::<CancelMetadataModelConversionResponse>(value),
+        "CancelMetadataModelCreationMessage" => through::<CancelMetadataModelCreationMessage>(value),
+        "CancelMetadataModelCreationResponse" => through::<CancelMetadataModelCreationResponse>(value),
+        "CancelReplicationTaskAssessmentRunMessage" => through::<CancelReplicationTaskAssessmentRunMessage>(value),
+        "CancelReplicationTaskAssessmentRunResponse" => through::<CancelReplicationTaskAssessmentRunResponse>(value),
+        "CreateDataMigrationMessage" => through::<CreateDataMigrationMessage>(value),
+        "CreateDataMigrationResponse" => through::<CreateDataMigrationResponse>(value),
+        "CreateDataProviderMessage" => through::<CreateDataProviderMessage>(value),
+        "CreateDataProviderResponse" => through::<CreateDataProviderResponse>(value),
+        "CreateEndpointMessage" => through::<CreateEndpointMessage>(value),
+        "CreateEndpointResponse" => through::<CreateEndpointResponse>(value),
+        "CreateEventSubscriptionMessage" => through::<CreateEventSubscriptionMessage>(value),
+        "CreateEventSubscriptionResponse" => through::<CreateEventSubscriptionResponse>(value),
+        "CreateFleetAdvisorCollectorRequest" => through::<CreateFleetAdvisorCollectorRequest>(value),
+        "CreateFleetAdvisorCollectorResponse" => through::<CreateFleetAdvisorCollectorResponse>(value),
+        "CreateInstanceProfileMessage" => through::<CreateInstanceProfileMessage>(value),
+        "CreateInstanceProfileResponse" => through::<CreateInstanceProfileResponse>(value),
+        "CreateMigrationProjectMessage" => through::<CreateMigrationProjectMessage>(value),
+        "CreateMigrationProjectResponse" => through::<CreateMigrationProjectResponse>(value),
+        "CreateReplicationConfigMessage" => through::<CreateReplicationConfigMessage>(value),
+        "CreateReplicationConfigResponse" => through::<CreateReplicationConfigResponse>(value),
+        "CreateReplicationInstanceMessage" => through::<CreateReplicationInstanceMessage>(value),
+        "CreateReplicationInstanceResponse" => through::<CreateReplicationInstanceResponse>(value),
+        "CreateReplicationSubnetGroupMessage" => through::<CreateReplicationSubnetGroupMessage>(value),
+        "CreateReplicationSubnetGroupResponse" => through::<CreateReplicationSubnetGroupResponse>(value),
+        "CreateReplicationTaskMessage" => through::<CreateReplicationTaskMessage>(value),
+        "CreateReplicationTaskResponse" => through::<CreateReplicationTaskResponse>(value),
+        "DeleteCertificateMessage" => through::<DeleteCertificateMessage>(value),
+        "DeleteCertificateResponse" => through::<DeleteCertificateResponse>(value),
+        "DeleteCollectorRequest" => through::<DeleteCollectorRequest>(value),
+        "DeleteConnectionMessage" => through::<DeleteConnectionMessage>(value),
+        "DeleteConnectionResponse" => through::<DeleteConnectionResponse>(value),
+        "DeleteDataMigrationMessage" => through::<DeleteDataMigrationMessage>(value),
+        "DeleteDataMigrationResponse" => through::<DeleteDataMigrationResponse>(value),
+        "DeleteDataProviderMessage" => through::<DeleteDataProviderMessage>(value),
+        "DeleteDataProviderResponse" => through::<DeleteDataProviderResponse>(value),
+        "DeleteEndpointMessage" => through::<DeleteEndpointMessage>(value),
+        "DeleteEndpointResponse" => through::<DeleteEndpointResponse>(value),
+        "DeleteEventSubscriptionMessage" => through::<DeleteEventSubscriptionMessage>(value),
+        "DeleteEventSubscriptionResponse" => through::<DeleteEventSubscriptionResponse>(value),
+        "DeleteFleetAdvisorDatabasesRequest" => through::<DeleteFleetAdvisorDatabasesRequest>(value),
+        "DeleteFleetAdvisorDatabasesResponse" => through::<DeleteFleetAdvisorDatabasesResponse>(value),
+        "DeleteInstanceProfileMessage" => through::<DeleteInstanceProfileMessage>(value),
+        "DeleteInstanceProfileResponse" => through::<DeleteInstanceProfileResponse>(value),
+        "DeleteMigrationProjectMessage" => through::<DeleteMigrationProjectMessage>(value),
+        "DeleteMigrationProjectResponse" => through::<DeleteMigrationProjectResponse>(value),
+        "DeleteReplicationConfigMessage" => through::<DeleteReplicationConfigMessage>(value),
+        "DeleteReplicationConfigResponse" => through::<DeleteReplicationConfigResponse>(value),
+        "DeleteReplicationInstanceMessage" => through::<DeleteReplicationInstanceMessage>(value),
+        "DeleteReplicationInstanceResponse" => through::<DeleteReplicationInstanceResponse>(value),
+        "DeleteReplicationSubnetGroupMessage" => through::<DeleteReplicationSubnetGroupMessage>(value),
+        "DeleteReplicationSubnetGroupResponse" => through::<DeleteReplicationSubnetGroupResponse>(value),
+        "DeleteReplicationTaskAssessmentRunMessage" => through::<DeleteReplicationTaskAssessmentRunMessage>(value),
+        "DeleteReplicationTaskAssessmentRunResponse" => through::<DeleteReplicationTaskAssessmentRunResponse>(value),
+        "DeleteReplicationTaskMessage" => through::<DeleteReplicationTaskMessage>(value),
+        "DeleteReplicationTaskResponse" => through::<DeleteReplicationTaskResponse>(value),
+        "DescribeAccountAttributesMessage" => through::<DescribeAccountAttributesMessage>(value),
+        "DescribeAccountAttributesResponse" => through::<DescribeAccountAttributesResponse>(value),
+        "DescribeApplicableIndividualAssessmentsMessage" => {
+            through::<DescribeApplicableIndividualAssessmentsMessage>(value)
+        }
+        "DescribeApplicableIndividualAssessmentsResponse" => {
+            through::<DescribeApplicableIndividualAssessmentsResponse>(value)
+        }
+        "DescribeCertificatesMessage" => through::<DescribeCertificatesMessage>(value),
+        "DescribeCertificatesResponse" => through::<DescribeCertificatesResponse>(value),
+        "DescribeConnectionsMessage" => through::<DescribeConnectionsMessage>(value),
+        "DescribeConnectionsResponse" => through::<DescribeConnectionsResponse>(value),
+        "DescribeConversionConfigurationMessage" => through::<DescribeConversionConfigurationMessage>(value),
+        "DescribeConversionConfigurationResponse" => through::<DescribeConversionConfigurationResponse>(value),
+        "DescribeDataMigrationsMessage" => through::<DescribeDataMigrationsMessage>(value),
+        "DescribeDataMigrationsResponse" => through::<DescribeDataMigrationsResponse>(value),
+        "DescribeDataProvidersMessage" => through::<DescribeDataProvidersMessage>(value),
+        "DescribeDataProvidersResponse" => through::<DescribeDataProvidersResponse>(value),
+        "DescribeEndpointSettingsMessage" => through::<DescribeEndpointSettingsMessage>(value),
+        "DescribeEndpointSettingsResponse" => through::<DescribeEndpointSettingsResponse>(value),
+        "DescribeEndpointTypesMessage" => through::<DescribeEndpointTypesMessage>(value),
+        "DescribeEndpointTypesResponse" => through::<DescribeEndpointTypesResponse>(value),
+        "DescribeEndpointsMessage" => through::<DescribeEndpointsMessage>(value),
+        "DescribeEndpointsResponse" => through::<DescribeEndpointsResponse>(value),
+        "DescribeEngineVersionsMessage" => through::<DescribeEngineVersionsMessage>(value),
+        "DescribeEngineVersionsResponse" => through::<DescribeEngineVersionsResponse>(value),
+        "DescribeEventCategoriesMessage" => through::<DescribeEventCategoriesMessage>(value),
+        "DescribeEventCategoriesResponse" => through::<DescribeEventCategoriesResponse>(value),
+        "DescribeEventSubscriptionsMessage" => through::<DescribeEventSubscriptionsMessage>(value),
+        "DescribeEventSubscriptionsResponse" => through::<DescribeEventSubscriptionsResponse>(value),
+        "DescribeEventsMessage" => through::<DescribeEventsMessage>(value),
+        "DescribeEventsResponse" => through::<DescribeEventsResponse>(value),
+        "DescribeExtensionPackAssociationsMessage" => through::<DescribeExtensionPackAssociationsMessage>(value),
+        "DescribeExtensionPackAssociationsResponse" => through::<DescribeExtensionPackAssociationsResponse>(value),
+        "DescribeFleetAdvisorCollectorsRequest" => through::<DescribeFleetAdvisorCollectorsRequest>(value),
+        "DescribeFleetAdvisorCollectorsResponse" => through::<DescribeFleetAdvisorCollectorsResponse>(value),
+        "DescribeFleetAdvisorDatabasesRequest" => through::<DescribeFleetAdvisorDatabasesRequest>(value),
+        "DescribeFleetAdvisorDatabasesResponse" => through::<DescribeFleetAdvisorDatabasesResponse>(value),
+        "DescribeFleetAdvisorLsaAnalysisRequest" => through::<DescribeFleetAdvisorLsaAnalysisRequest>(value),
+        "DescribeFleetAdvisorLsaAnalysisResponse" => through::<DescribeFleetAdvisorLsaAnalysisResponse>(value),
+        "DescribeFleetAdvisorSchemaObjectSummaryRequest" => {
+            through::<DescribeFleetAdvisorSchemaObjectSummaryRequest>(value)
+        }
+        "DescribeFleetAdvisorSchemaObjectSummaryResponse" => {
+            through::<DescribeFleetAdvisorSchemaObjectSummaryResponse>(value)
+        }
+        "DescribeFleetAdvisorSchemasRequest" => through::<DescribeFleetAdvisorSchemasRequest>(value),
+        "DescribeFleetAdvisorSchemasResponse" => through::<DescribeFleetAdvisorSchemasResponse>(value),
+        "DescribeInstanceProfilesMessage" => through::<DescribeInstanceProfilesMessage>(value),
+        "DescribeInstanceProfilesResponse" => through::<DescribeInstanceProfilesResponse>(value),
+        "DescribeMetadataModelAssessmentsMessage" => through::<DescribeMetadataModelAssessmentsMessage>(value),
+        "DescribeMetadataModelAssessmentsResponse" => through::<DescribeMetadataModelAssessmentsResponse>(value),
+        "DescribeMetadataModelChildrenMessage" => through::<DescribeMetadataModelChildrenMessage>(value),
+        "DescribeMetadataModelChildrenResponse" => through::<DescribeMetadataModelChildrenResponse>(value),
+        "DescribeMetadataModelConversionsMessage" => through::<DescribeMetadataModelConversionsMessage>(value),
+        "DescribeMetadataModelConversionsResponse" => through::<DescribeMetadataModelConversionsResponse>(value),
+        "DescribeMetadataModelCreationsMessage" => through::<DescribeMetadataModelCreationsMessage>(value),
+        "DescribeMetadataModelCreationsResponse" => through::<DescribeMetadataModelCreationsResponse>(value),
+        "DescribeMetadataModelExportsAsScriptMessage" => through::<DescribeMetadataModelExportsAsScriptMessage>(value),
+        "DescribeMetadataModelExportsAsScriptResponse" => {
+            through::<DescribeMetadataModelExportsAsScriptResponse>(value)
+        }
+        "DescribeMetadataModelExportsToTargetMessage" => through::<DescribeMetadataModelExportsToTargetMessage>(value),
+        "DescribeMetadataModelExportsToTargetResponse" => {
+            through::<DescribeMetadataModelExportsToTargetResponse>(value)
+        }
+        "DescribeMetadataModelImportsMessage" => through::<DescribeMetadataModelImportsMessage>(value),
+        "DescribeMetadataModelImportsResponse" => through::<DescribeMetadataModelImportsResponse>(value),
+        "DescribeMetadataModelMessage" => through::<DescribeMetadataModelMessage>(value),
+        "DescribeMetadataModelResponse" => through::<DescribeMetadataModelResponse>(value),
+        "DescribeMigrationProjectsMessage" => through::<DescribeMigrationProjectsMessage>(value),
+        "DescribeMigrationProjectsResponse" => through::<DescribeMigrationProjectsResponse>(value),
+        "DescribeOrderableReplicationInstancesMessage" => {
+            through::<DescribeOrderableReplicationInstancesMessage>(value)
+        }
+        "DescribeOrderableReplicationInstancesResponse" => {
+            through::<DescribeOrderableReplicationInstancesResponse>(value)
+        }
+        "DescribePendingMaintenanceActionsMessage" => through::<DescribePendingMaintenanceActionsMessage>(value),
+        "DescribePendingMaintenanceActionsResponse" => through::<DescribePendingMaintenanceActionsResponse>(value),
+        "DescribeRecommendationLimitationsRequest" => through::<DescribeRecommendationLimitationsRequest>(value),
+        "DescribeRecommendationLimitationsResponse" => through::<DescribeRecommendationLimitationsResponse>(value),
+        "DescribeRecommendationsRequest" => through::<DescribeRecommendationsRequest>(value),
+        "DescribeRecommendationsResponse" => through::<DescribeRecommendationsResponse>(value),
+        "DescribeRefreshSchemasStatusMessage" => through::<DescribeRefreshSchemasStatusMessage>(value),
+        "DescribeRefreshSchemasStatusResponse" => through::<DescribeRefreshSchemasStatusResponse>(value),
+        "DescribeReplicationConfigsMessage" => through::<DescribeReplicationConfigsMessage>(value),
+        "DescribeReplicationConfigsResponse" => through::<DescribeReplicationConfigsResponse>(value),
+        "DescribeReplicationInstanceTaskLogsMessage" => through::<DescribeReplicationInstanceTaskLogsMessage>(value),
+        "DescribeReplicationInstanceTaskLogsResponse" => through::<DescribeReplicationInstanceTaskLogsResponse>(value),
+        "DescribeReplicationInstancesMessage" => through::<DescribeReplicationInstancesMessage>(value),
+        "DescribeReplicationInstancesResponse" => through::<DescribeReplicationInstancesResponse>(value),
+        "DescribeReplicationSubnetGroupsMessage" => through::<DescribeReplicationSubnetGroupsMessage>(value),
+        "DescribeReplicationSubnetGroupsResponse" => through::<DescribeReplicationSubnetGroupsResponse>(value),
+        "DescribeReplicationTableStatisticsMessage" => through::<DescribeReplicationTableStatisticsMessage>(value),
+        "DescribeReplicationTableStatisticsResponse" => through::<DescribeReplicationTableStatisticsResponse>(value),
+        "DescribeReplicationTaskAssessmentResultsMessage" => {
+            through::<DescribeReplicationTaskAssessmentResultsMessage>(value)
+        }
+        "DescribeReplicationTaskAssessmentResultsResponse" => {
+            through::<DescribeReplicationTaskAssessmentResultsResponse>(value)
+        }
+        "DescribeReplicationTaskAssessmentRunsMessage" => {
+            through::<DescribeReplicationTaskAssessmentRunsMessage>(value)
+        }
+        "DescribeReplicationTaskAssessmentRunsResponse" => {
+            through::<DescribeReplicationTaskAssessmentRunsResponse>(value)
+        }
+        "DescribeReplicationTaskIndividualAssessmentsMessage" => {
+            through::<DescribeReplicationTaskIndividualAssessmentsMessage>(value)
+        }
+        "DescribeReplicationTaskIndividualAssessmentsResponse" => {
+            through::<DescribeReplicationTaskIndividualAssessmentsResponse>(value)
+        }
+        "DescribeReplicationTasksMessage" => through::<DescribeReplicationTasksMessage>(value),
+        "DescribeReplicationTasksResponse" => through::<DescribeReplicationTasksResponse>(value),
+        "DescribeReplicationsMessage" => through::<DescribeReplicationsMessage>(value),
+        "DescribeReplicationsResponse" => through::<DescribeReplicationsResponse>(value),
+        "DescribeSchemasMessage" => through::<DescribeSchemasMessage>(value),
+        "DescribeSchemasResponse" => through::<DescribeSchemasResponse>(value),
+        "DescribeTableStatisticsMessage" => through::<DescribeTableStatisticsMessage>(value),
+        "DescribeTableStatisticsResponse" => through::<DescribeTableStatisticsResponse>(value),
+        "ExportMetadataModelAssessmentMessage" => through::<ExportMetadataModelAssessmentMessage>(value),
+        "ExportMetadataModelAssessmentResponse" => through::<ExportMetadataModelAssessmentResponse>(value),
+        "GetTargetSelectionRulesMessage" => through::<GetTargetSelectionRulesMessage>(value),
+        "GetTargetSelectionRulesResponse" => through::<GetTargetSelectionRulesResponse>(value),
+        "ImportCertificateMessage" => through::<ImportCertificateMessage>(value),
+        "ImportCertificateResponse" => through::<ImportCertificateResponse>(value),
+        "ListTagsForResourceMessage" => through::<ListTagsForResourceMessage>(value),
+        "ListTagsForResourceResponse" => through::<ListTagsForResourceResponse>(value),
+        "ModifyConversionConfigurationMessage" => through::<ModifyConversionConfigurationMessage>(value),
+        "ModifyConversionConfigurationResponse" => through::<ModifyConversionConfigurationResponse>(value),
+        "ModifyDataMigrationMessage" => through::<ModifyDataMigrationMessage>(value),
+        "ModifyDataMigrationResponse" => through::<ModifyDataMigrationResponse>(value),
+        "ModifyDataProviderMessage" => through::<ModifyDataProviderMessage>(value),
+        "ModifyDataProviderResponse" => through::<ModifyDataProviderResponse>(value),
+        "ModifyEndpointMessage" => through::<ModifyEndpointMessage>(value),
+        "ModifyEndpointResponse" => through::<ModifyEndpointResponse>(value),
+        "ModifyEventSubscriptionMessage" => through::<ModifyEventSubscriptionMessage>(value),
+        "ModifyEventSubscriptionResponse" => through::<ModifyEventSubscriptionResponse>(value),
+        "ModifyInstanceProfileMessage" => through::<ModifyInstanceProfileMessage>(value),
+        "ModifyInstanceProfileResponse" => through::<ModifyInstanceProfileResponse>(value),
+        "ModifyMigrationProjectMessage" => through::<ModifyMigrationProjectMessage>(value),
+        "ModifyMigrationProjectResponse" => through::<ModifyMigrationProjectResponse>(value),
+        "ModifyReplicationConfigMessage" => through::<ModifyReplicationConfigMessage>(value),
+        "ModifyReplicationConfigResponse" => through::<ModifyReplicationConfigResponse>(value),
+        "ModifyReplicationInstanceMessage" => through::<ModifyReplicationInstanceMessage>(value),
+        "ModifyReplicationInstanceResponse" => through::<ModifyReplicationInstanceResponse>(value),
+        "ModifyReplicationSubnetGroupMessage" => through::<ModifyReplicationSubnetGroupMessage>(value),
+        "ModifyReplicationSubnetGroupResponse" => through::<ModifyReplicationSubnetGroupResponse>(value),
+        "ModifyReplicationTaskMessage" => through::<ModifyReplicationTaskMessage>(value),
+        "ModifyReplicationTaskResponse" => through::<ModifyReplicationTaskResponse>(value),
+        "MoveReplicationTaskMessage" => through::<MoveReplicationTaskMessage>(value),
+        "MoveReplicationTaskResponse" => through::<MoveReplicationTaskResponse>(value),
+        "RebootReplicationInstanceMessage" => through::<RebootReplicationInstanceMessage>(value),
+        "RebootReplicationInstanceResponse" => through::<RebootReplicationInstanceResponse>(value),
+        "RefreshSchemasMessage" => through::<RefreshSchemasMessage>(value),
+        "RefreshSchemasResponse" => through::<RefreshSchemasResponse>(value),
+        "ReloadReplicationTablesMessage" => through::<ReloadReplicationTablesMessage>(value),
+        "ReloadReplicationTablesResponse" => through::<ReloadReplicationTablesResponse>(value),
+        "ReloadTablesMessage" => through::<ReloadTablesMessage>(value),
+        "ReloadTablesResponse" => through::<ReloadTablesResponse>(value),
+        "RemoveTagsFromResourceMessage" => through::<RemoveTagsFromResourceMessage>(value),
+        "RemoveTagsFromResourceResponse" => through::<RemoveTagsFromResourceResponse>(value),
+        "RunFleetAdvisorLsaAnalysisResponse" => through::<RunFleetAdvisorLsaAnalysisResponse>(value),
+        "StartDataMigrationMessage" => through::<StartDataMigrationMessage>(value),
+        "StartDataMigrationResponse" => through::<StartDataMigrationResponse>(value),
+        "StartExtensionPackAssociationMessage" => through::<StartExtensionPackAssociationMessage>(value),
+        "StartExtensionPackAssociationResponse" => through::<StartExtensionPackAssociationResponse>(value),
+        "StartMetadataModelAssessmentMessage" => through::<StartMetadataModelAssessmentMessage>(value),
+        "StartMetadataModelAssessmentResponse" => through::<StartMetadataModelAssessmentResponse>(value),
+        "StartMetadataModelConversionMessage" => through::<StartMetadataModelConversionMessage>(value),
+        "StartMetadataModelConversionResponse" => through::<StartMetadataModelConversionResponse>(value),
+        "StartMetadataModelCreationMessage" => through::<StartMetadataModelCreationMessage>(value),
+        "StartMetadataModelCreationResponse" => through::<StartMetadataModelCreationResponse>(value),
+        "StartMetadataModelExportAsScriptMessage" => through::<StartMetadataModelExportAsScriptMessage>(value),
+        "StartMetadataModelExportAsScriptResponse" => through::<StartMetadataModelExportAsScriptResponse>(value),
+        "StartMetadataModelExportToTargetMessage" => through::<StartMetadataModelExportToTargetMessage>(value),
+        "StartMetadataModelExportToTargetResponse" => through::<StartMetadataModelExportToTargetResponse>(value),
+        "StartMetadataModelImportMessage" => through::<StartMetadataModelImportMessage>(value),
+        "StartMetadataModelImportResponse" => through::<StartMetadataModelImportResponse>(value),
+        "StartRecommendationsRequest" => through::<StartRecommendationsRequest>(value),
+        "StartReplicationMessage" => through::<StartReplicationMessage>(value),
+        "StartReplicationResponse" => through::<StartReplicationResponse>(value),
+        "StartReplicationTaskAssessmentMessage" => through::<StartReplicationTaskAssessmentMessage>(value),
+        "StartReplicationTaskAssessmentResponse" => through::<StartReplicationTaskAssessmentResponse>(value),
+        "StartReplicationTaskAssessmentRunMessage" => through::<StartReplicationTaskAssessmentRunMessage>(value),
+        "StartReplicationTaskAssessmentRunResponse" => through::<StartReplicationTaskAssessmentRunResponse>(value),
+        "StartReplicationTaskMessage" => through::<StartReplicationTaskMessage>(value),
+        "StartReplicationTaskResponse" => through::<StartReplicationTaskResponse>(value),
+        "StopDataMigrationMessage" => through::<StopDataMigrationMessage>(value),
+        "StopDataMigrationResponse" => through::<StopDataMigrationResponse>(value),
+        "StopReplicationMessage" => through::<StopReplicationMessage>(value),
+        "StopReplicationResponse" => through::<StopReplicationResponse>(value),
+        "StopReplicationTaskMessage" => through::<StopReplicationTaskMessage>(value),
+        "StopReplicationTaskResponse" => through::<StopReplicationTaskResponse>(value),
+        "TestConnectionMessage" => through::<TestConnectionMessage>(value),
+        "TestConnectionResponse" => through::<TestConnectionResponse>(value),
+        "UpdateSubscriptionsToEventBridgeMessage" => through::<UpdateSubscriptionsToEventBridgeMessage>(value),
+        "UpdateSubscriptionsToEventBridgeResponse" => through::<UpdateSubscriptionsToEventBridgeResponse>(value),
+        _ => panic!("{name} is no message"),
+    }
+}

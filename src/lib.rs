@@ -2,3 +2,4 @@
 
 pub mod connector;
 pub mod data;
+pub mod sandbox;

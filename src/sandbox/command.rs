@@ -82,7 +82,7 @@ fn default_dir() -> Result<PathBuf> {
     let home = from_variable("HOME").context("HOME is not set: say where with --dir")?;
     let state = match from_variable("XDG_STATE_HOME") {
         Some(state) => state,
-        None if super::owner(&std::path::Path::new("/proc/self"))? == 0 => PathBuf::from("/var/lib"),
+        None if super::owner(&home)? == 0 => PathBuf::from("/var/lib"),
         None => home.join(".local/state"),
     };
     Ok(state.join("dms-local/sandbox"))

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use tokio::io::AsyncReadExt;
@@ -11,15 +12,19 @@ use super::process::{self, Account, Installation};
 use super::{Durability, Home, Record};
 
 pub fn installation() -> Result<Installation> {
-    let dirs = process::search_path(Vec::new());
-    let found = process::find(&dirs, "mariadbd").zip(process::find(&dirs, "mariadb-install-db"));
-    let (server, initializer) = found.context(
-        "MariaDB is not installed: there is no mariadbd and mariadb-install-db in PATH or /usr/sbin \
-         (on Debian and Ubuntu: apt-get install mariadb-server)",
-    )?;
+    let (server, initializer) = programs(&process::search_path(Vec::new()))?;
     Ok(Installation { version: process::version(&server)?, server, initializer })
 }
 
+/// `mariadbd` and `mariadb-install-db`.
+fn programs(dirs: &[PathBuf]) -> Result<(PathBuf, PathBuf)> {
+    process::find(dirs, "mariadbd").zip(process::find(dirs, "mariadb-install-db")).context(
+        "MariaDB is not installed: there is no mariadbd and mariadb-install-db in PATH or /usr/sbin \
+         (on Debian and Ubuntu: apt-get install mariadb-server)",
+    )
+}
+
+/// Makes the server's own tables, and the script that leaves the record's login as the only one.
 pub async fn initialize(home: &Home, installation: &Installation, account: &Account, record: &Record) -> Result<()> {
     let data = home.data_dir();
     let arguments = [
@@ -97,5 +102,17 @@ pub async fn probe(address: SocketAddr) -> io::Result<()> {
     match greeting[HEADER_BYTES] {
         PROTOCOL => Ok(()),
         other => Err(io::Error::other(format!("protocol {other}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_mariadb_is_told_the_package() {
+        let empty = tempfile::tempdir().unwrap();
+        let error = programs(&[empty.path().to_owned()]).unwrap_err();
+        assert!(error.to_string().contains("apt-get install mariadb-server"), "{error}");
     }
 }

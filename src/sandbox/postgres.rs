@@ -17,19 +17,19 @@ use super::{Durability, Home, Record};
 const DEBIAN_VERSIONS: &str = "/usr/lib/postgresql";
 
 pub fn installation() -> Result<Installation> {
-    let dirs = process::search_path(debian_versions(Path::new(DEBIAN_VERSIONS)));
-    // Some machines have only clients in PATH: a folder counts when it has both programs.
-    let found = dirs.iter().find_map(|dir| {
-        let dir = std::slice::from_ref(dir);
-        Some((process::find(dir, "postgres")?, process::find(dir, "initdb")?))
-    });
-    let (server, initializer) = found.with_context(|| {
+    let (server, initializer) = programs(&process::search_path(debian_versions(Path::new(DEBIAN_VERSIONS))))?;
+    Ok(Installation { version: process::version(&server)?, server, initializer })
+}
+
+/// `postgres` and `initdb`. Some folders have clients only, so one counts when it has both.
+fn programs(dirs: &[PathBuf]) -> Result<(PathBuf, PathBuf)> {
+    let both = |dir| Some((process::find(dir, "postgres")?, process::find(dir, "initdb")?));
+    dirs.chunks(1).find_map(both).with_context(|| {
         format!(
             "PostgreSQL is not installed: there is no postgres and initdb in PATH or {DEBIAN_VERSIONS}/*/bin \
              (on Debian and Ubuntu: apt-get install postgresql)"
         )
-    })?;
-    Ok(Installation { version: process::version(&server)?, server, initializer })
+    })
 }
 
 /// The `bin` folders of all installed versions, newest first.
@@ -126,5 +126,12 @@ mod tests {
         let names: Vec<_> =
             found.iter().map(|dir| dir.strip_prefix(parent.path()).unwrap().to_str().unwrap()).collect();
         assert_eq!(names, ["18/bin", "15/bin", "9/bin"]);
+    }
+
+    #[test]
+    fn a_machine_without_postgresql_is_told_the_package() {
+        let empty = tempfile::tempdir().unwrap();
+        let error = programs(&[empty.path().to_owned()]).unwrap_err();
+        assert!(error.to_string().contains("apt-get install postgresql"), "{error}");
     }
 }

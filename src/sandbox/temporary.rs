@@ -20,15 +20,19 @@ pub struct Temporary {
 }
 
 /// Waits for the end of its input, which the operating system brings about even when this process is killed, then
-/// ends the servers of the folder at once and removes it.
+/// ends the servers of the folder at once and removes it. As in [`super::process::serves`], a process that has ended
+/// but that nobody has waited for has no command line.
 const WATCHER: &str = r#"
+serves() {
+    case $(tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null || ps -ww -o args= -p "$1") in
+    *"$2"*) true ;;
+    *) false ;;
+    esac
+}
 cat >/dev/null
 for data in "$1"/*/data; do
     pid=$(head -n 1 "$data"/*.pid 2>/dev/null) || continue
-    line=$(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null || ps -ww -o args= -p "$pid")
-    case $line in
-    *"$data"*) kill -s QUIT "$pid" && while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done ;;
-    esac
+    serves "$pid" "$data" && kill -s QUIT "$pid" && while serves "$pid" "$data"; do sleep 0.05; done
 done
 rm -rf "$1"
 "#;

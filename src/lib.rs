@@ -5,4 +5,5 @@ pub mod connector;
 pub mod data;
 pub mod mapping;
 pub mod replication;
+pub mod sandbox;
 pub mod store;

@@ -6,6 +6,7 @@
 mod statistics;
 mod tags;
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -108,6 +109,8 @@ pub struct Store {
 impl Store {
     /// Opens the store in a file, creating it where it is missing.
     pub async fn open(path: &Path) -> Result<Store> {
+        // Passwords are in it; SQLite gives the files beside it the same rights.
+        std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -337,6 +340,8 @@ mod tests {
         assert!(!store.insert(&endpoint("one", "postgres")).await.unwrap());
         store.close().await;
 
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
         let store = Store::open(&path).await.unwrap();
         assert_eq!(store.get("arn:one").await.unwrap().unwrap(), endpoint("one", "mysql"));
         assert!(store.delete("arn:one").await.unwrap());
@@ -354,7 +359,8 @@ mod tests {
         let all = store.list(&owner(), Kind::Endpoint, &Filter::default()).await.unwrap();
         let after = all[0].sequence;
         assert_eq!(names(all), ["arn:c", "arn:a", "arn:b"]);
-        let postgres = Filter { members: vec![(&["$.Other", "$.EngineName"], vec!["postgres".into()])], ..Filter::default() };
+        let postgres =
+            Filter { members: vec![(&["$.Other", "$.EngineName"], vec!["postgres".into()])], ..Filter::default() };
         assert_eq!(names(store.list(&owner(), Kind::Endpoint, &postgres).await.unwrap()), ["arn:c", "arn:b"]);
         let page = Filter { after, limit: Some(1), ..Filter::default() };
         assert_eq!(names(store.list(&owner(), Kind::Endpoint, &page).await.unwrap()), ["arn:a"]);

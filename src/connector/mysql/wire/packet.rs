@@ -1,0 +1,335 @@
+//! Packets of the MySQL protocol: framing, one large read buffer, no allocation per packet.
+
+use std::ops::Range;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::connector::net::Stream;
+use crate::data::{Error, Result};
+
+/// A packet of this length goes on in the next one.
+const CONTINUED: usize = 0xFF_FFFF;
+const HEADER: usize = 4;
+/// Bytes read from the socket at a time, and the longest packet that is handed over in one piece.
+const BUFFER: usize = 256 << 10;
+/// Longest packet that is ever assembled in memory: catalog answers, never rows of a table.
+const ASSEMBLED_MAX: usize = 32 << 20;
+/// Content of one packet of a file sent to the server. Servers accept at least 1 MiB (`max_allowed_packet`).
+const FILE_PACKET: usize = 64 << 10;
+/// File packets gathered before they are handed to the socket.
+const OUT_MAX: usize = 256 << 10;
+
+/// What the read buffer holds.
+pub(super) enum Buffered {
+    /// A whole packet; the range is good until the next read.
+    Packet(Range<usize>),
+    /// The start of a packet that does not fit the buffer; read it with [`Packets::piece`].
+    Long,
+    /// Not yet a whole packet: [`Packets::fill`] first.
+    Incomplete,
+}
+
+pub(super) struct Packets {
+    /// `None` only while the connection is being encrypted.
+    stream: Option<Stream>,
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// Sequence number of the next packet sent.
+    sequence: u8,
+    /// Of the long packet being read in pieces: bytes left of this part, and whether another part follows.
+    left: usize,
+    continued: bool,
+    out: Vec<u8>,
+    assembled: Vec<u8>,
+}
+
+impl Packets {
+    pub(super) fn new(stream: TcpStream) -> Packets {
+        Packets {
+            stream: Some(Stream::Plain(stream)),
+            buffer: vec![0; BUFFER].into_boxed_slice(),
+            start: 0,
+            end: 0,
+            sequence: 0,
+            left: 0,
+            continued: false,
+            out: Vec::new(),
+            assembled: Vec::new(),
+        }
+    }
+
+    /// Takes the plain connection out for encryption. Bytes that arrived too early would have been sent by somebody
+    /// who does not hold the key: they are an error.
+    pub(super) fn take_plain(&mut self) -> Result<TcpStream> {
+        if self.start != self.end {
+            return Err(Error::fatal("the server sent data before encryption began"));
+        }
+        match self.stream.take() {
+            Some(Stream::Plain(stream)) => Ok(stream),
+            _ => Err(closed()),
+        }
+    }
+
+    pub(super) fn set_stream(&mut self, stream: Stream) {
+        self.stream = Some(stream);
+    }
+
+    pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
+        &self.buffer[range]
+    }
+
+    /// Takes the next packet out of the buffer, without waiting.
+    #[inline]
+    pub(super) fn buffered(&mut self) -> Buffered {
+        let Some(header) = self.buffer[self.start..self.end].first_chunk::<HEADER>() else {
+            return Buffered::Incomplete;
+        };
+        let len = length(header);
+        if len > BUFFER - HEADER {
+            self.begin_part(*header);
+            return Buffered::Long;
+        }
+        if self.end - self.start < HEADER + len {
+            return Buffered::Incomplete;
+        }
+        self.sequence = header[3].wrapping_add(1);
+        let payload = self.start + HEADER..self.start + HEADER + len;
+        self.start = payload.end;
+        Buffered::Packet(payload)
+    }
+
+    /// Reads what the server has sent, at least one byte.
+    pub(super) async fn fill(&mut self) -> Result<()> {
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+        } else if self.end > BUFFER / 2 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        let stream = self.stream.as_mut().ok_or_else(closed)?;
+        let read = stream.read(&mut self.buffer[self.end..]).await.map_err(lost)?;
+        if read == 0 {
+            return Err(closed());
+        }
+        self.end += read;
+        Ok(())
+    }
+
+    /// The next packet in one piece, however long within [`ASSEMBLED_MAX`].
+    pub(super) async fn packet(&mut self) -> Result<&[u8]> {
+        loop {
+            match self.buffered() {
+                Buffered::Packet(range) => return Ok(&self.buffer[range]),
+                Buffered::Incomplete => self.fill().await?,
+                Buffered::Long => break,
+            }
+        }
+        let mut assembled = std::mem::take(&mut self.assembled);
+        assembled.clear();
+        loop {
+            let piece = self.piece(usize::MAX).await?;
+            if piece.is_empty() {
+                break;
+            }
+            if assembled.len() + piece.len() > ASSEMBLED_MAX {
+                return Err(Error::table("the server's answer is longer than 32 MiB"));
+            }
+            assembled.extend_from_slice(piece);
+        }
+        self.assembled = assembled;
+        Ok(&self.assembled)
+    }
+
+    /// The next bytes, at most `max`, of the long packet being read; empty at its end.
+    pub(super) async fn piece(&mut self, max: usize) -> Result<&[u8]> {
+        while self.left == 0 {
+            if !self.continued {
+                return Ok(&[]);
+            }
+            while self.end - self.start < HEADER {
+                self.fill().await?;
+            }
+            let header = self.buffer[self.start..].first_chunk::<HEADER>().copied().unwrap_or_default();
+            self.begin_part(header);
+        }
+        if self.start == self.end {
+            self.fill().await?;
+        }
+        let taken = max.min(self.left).min(self.end - self.start);
+        let range = self.start..self.start + taken;
+        self.start += taken;
+        self.left -= taken;
+        Ok(&self.buffer[range])
+    }
+
+    /// Like [`Packets::piece`], but all `wanted` bytes at once, which must fit the buffer; fewer only at the packet's
+    /// end or where it is split in two.
+    pub(super) async fn piece_of(&mut self, wanted: usize) -> Result<&[u8]> {
+        debug_assert!(wanted <= BUFFER / 2);
+        let wanted = wanted.min(self.left);
+        while self.end - self.start < wanted {
+            self.fill().await?;
+        }
+        self.piece(wanted.max(1)).await
+    }
+
+    fn begin_part(&mut self, header: [u8; HEADER]) {
+        self.left = length(&header);
+        self.continued = self.left == CONTINUED;
+        self.sequence = header[3].wrapping_add(1);
+        self.start += HEADER;
+    }
+
+    /// Sends a command: the first packet of an exchange.
+    pub(super) async fn command(&mut self, command: u8, body: &[u8]) -> Result<()> {
+        self.sequence = 0;
+        let mut payload = Vec::with_capacity(body.len() + 1);
+        payload.push(command);
+        payload.extend_from_slice(body);
+        self.send(&payload).await
+    }
+
+    /// Sends one packet of the running exchange, split where it is too long for one.
+    pub(super) async fn send(&mut self, payload: &[u8]) -> Result<()> {
+        let mut rest = payload;
+        loop {
+            let (part, later) = rest.split_at(rest.len().min(CONTINUED));
+            self.push_packet(part);
+            self.write_out().await?;
+            if part.len() < CONTINUED {
+                break;
+            }
+            rest = later;
+        }
+        self.flush().await
+    }
+
+    /// Sends a piece of a file. The file ends with [`Packets::end_file`].
+    pub(super) async fn send_file(&mut self, content: &[u8]) -> Result<()> {
+        for part in content.chunks(FILE_PACKET) {
+            self.push_packet(part);
+            if self.out.len() >= OUT_MAX {
+                self.write_out().await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn end_file(&mut self) -> Result<()> {
+        self.push_packet(&[]);
+        self.write_out().await?;
+        self.flush().await
+    }
+
+    fn push_packet(&mut self, payload: &[u8]) {
+        let len = payload.len() as u32;
+        self.out.extend_from_slice(&len.to_le_bytes()[..3]);
+        self.out.push(self.sequence);
+        self.out.extend_from_slice(payload);
+        self.sequence = self.sequence.wrapping_add(1);
+    }
+
+    async fn write_out(&mut self) -> Result<()> {
+        let stream = self.stream.as_mut().ok_or_else(closed)?;
+        stream.write_all(&self.out).await.map_err(lost)?;
+        self.out.clear();
+        self.out.shrink_to(2 * OUT_MAX);
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        self.stream.as_mut().ok_or_else(closed)?.flush().await.map_err(lost)
+    }
+
+    /// Says goodbye so that the server does not log an aborted connection.
+    pub(super) async fn quit(&mut self) {
+        const COM_QUIT: u8 = 0x01;
+        if self.command(COM_QUIT, &[]).await.is_ok()
+            && let Some(stream) = self.stream.as_mut()
+        {
+            let _ = stream.shutdown().await;
+        }
+    }
+}
+
+fn length(header: &[u8; HEADER]) -> usize {
+    u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize
+}
+
+/// The numbers and words of MySQL's own client library for a connection that is gone.
+fn closed() -> Error {
+    Error::recoverable("Lost connection to MySQL server").with_native(2013).with_sqlstate("HY000")
+}
+
+fn lost(error: std::io::Error) -> Error {
+    Error::recoverable(format!("Lost connection to MySQL server: {error}")).with_native(2013).with_sqlstate("HY000")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    /// A peer that sends `bytes` and then closes.
+    async fn peer(bytes: Vec<u8>) -> Packets {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.write_all(&bytes).await;
+        });
+        Packets::new(TcpStream::connect(address).await.unwrap())
+    }
+
+    fn framed(payload: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut rest = payload;
+        for sequence in 0.. {
+            let (part, later) = rest.split_at(rest.len().min(CONTINUED));
+            out.extend_from_slice(&(part.len() as u32).to_le_bytes()[..3]);
+            out.push(sequence);
+            out.extend_from_slice(part);
+            if part.len() < CONTINUED {
+                return out;
+            }
+            rest = later;
+        }
+        unreachable!()
+    }
+
+    #[tokio::test]
+    async fn takes_packets_that_span_reads_and_buffers() {
+        let sizes = [0, 1, 250, 100_000, BUFFER - HEADER, BUFFER - HEADER - 1, 3, 200_000, 200_000];
+        let mut bytes = Vec::new();
+        for size in sizes {
+            bytes.extend(framed(&vec![size as u8; size]));
+        }
+        let mut packets = peer(bytes).await;
+        for size in sizes {
+            assert_eq!(packets.packet().await.unwrap(), vec![size as u8; size]);
+        }
+        assert_eq!(packets.packet().await.unwrap_err().native, Some(2013));
+    }
+
+    #[tokio::test]
+    async fn joins_packets_of_16_mib() {
+        for size in [CONTINUED - 1, CONTINUED, CONTINUED + 1] {
+            let payload: Vec<u8> = (0..size).map(|at| at as u8).collect();
+            let mut bytes = framed(&payload);
+            bytes.extend(framed(b"next"));
+            let mut packets = peer(bytes).await;
+            assert!(packets.packet().await.unwrap() == payload);
+            assert_eq!(packets.packet().await.unwrap(), b"next");
+        }
+    }
+
+    #[tokio::test]
+    async fn refuses_an_answer_without_end() {
+        let mut packets = peer(framed(&vec![0; ASSEMBLED_MAX + 1])).await;
+        assert!(packets.packet().await.unwrap_err().message.contains("32 MiB"));
+    }
+}

@@ -159,3 +159,19 @@ def selection(schema, table="%", kind="table", rule=1, action="include"):
         "object-locator": {"schema-name": schema, "table-name": table, "table-type": kind},
         "rule-action": action,
     }
+
+
+@contextlib.contextmanager
+def running_task(databases, make_endpoint, make_task, tables=(), settings=None):
+    """A task that runs until the block has ended: one table more than `tables` (statements that create some in the
+    schema `held`) waits behind a gate."""
+    source = databases.new(databases.pg_source, "gate")
+    target = databases.new(databases.pg_target, "gate")
+    with gate(source, "held"):
+        if tables:
+            source.execute(*tables)
+        mappings = {"rules": [selection("held", "%", "all")]}
+        task = make_task(make_endpoint("source", source), make_endpoint("target", target), mappings, settings)
+        task.start()
+        run_waiter(task.client, "replication_task_running", Filters=filters("replication-task-arn", task.arn))
+        yield task

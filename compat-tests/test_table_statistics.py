@@ -4,7 +4,7 @@ import datetime
 
 import pytest
 
-from conftest import filters, include, wait_until
+from conftest import create_endpoint, create_replication_instance, create_task, filters, wait_until
 from faults import NOT_FOUND, REFUSED, STATE, VALUE, fault
 from resources import make_stage, random_account, running_task, unused_arn
 
@@ -22,9 +22,10 @@ def never_started(make_client):
     return client, make_stage(client).ready_task()["ReplicationTaskArn"]
 
 
-@pytest.fixture
-def loaded(databases, make_endpoint, make_task):
+@pytest.fixture(scope="module")
+def loaded(make_client, databases):
     """A task that has loaded 40 tables of one schema and three of another, table N with N rows."""
+    client = make_client(account=random_account())
     source, target = databases.new(databases.pg_source), databases.new(databases.pg_target)
     names = [f"many.t{number:02}" for number in range(40)] + [f"few.t{number:02}" for number in range(3)]
     source.execute(
@@ -33,7 +34,9 @@ def loaded(databases, make_endpoint, make_task):
         *(f"CREATE TABLE {name} (id int PRIMARY KEY)" for name in names),
         *(f"INSERT INTO {name} SELECT generate_series(1, {int(name[-2:])})" for name in names),
     )
-    task = make_task(make_endpoint("source", source), make_endpoint("target", target), include("%"))
+    instance = create_replication_instance(client)["ReplicationInstanceArn"]
+    arns = [create_endpoint(client, instance, **end) for end in (source.endpoint("source"), target.endpoint("target"))]
+    task = create_task(client, instance, *arns)
     task.finish()
     return task
 
@@ -149,8 +152,8 @@ def test_rows_come_in_pages(loaded):
     assert len(set(found)) == TABLES
 
 
-def test_rows_are_kept_after_the_task_is_modified(dms, loaded):
-    dms.modify_replication_task(ReplicationTaskArn=loaded.arn, TaskData="{}")
+def test_rows_are_kept_after_the_task_is_modified(loaded):
+    loaded.client.modify_replication_task(ReplicationTaskArn=loaded.arn, TaskData="{}")
     loaded.wait("stopped")
     assert len(rows_of(loaded)) == TABLES
 

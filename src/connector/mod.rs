@@ -7,6 +7,8 @@
 pub mod mysql;
 pub mod net;
 pub mod postgres;
+#[cfg(test)]
+pub mod testing;
 
 use std::fmt;
 
@@ -31,7 +33,7 @@ pub struct Engine {
 }
 
 /// Every engine there is a runtime for. Endpoint types, TestConnection and the task runner read this list.
-pub static ENGINES: &[Engine] = &[];
+pub static ENGINES: &[Engine] = &[postgres::AURORA_POSTGRESQL, postgres::POSTGRES];
 
 pub fn engine(name: &str) -> Option<&'static Engine> {
     ENGINES.iter().find(|engine| engine.name == name)

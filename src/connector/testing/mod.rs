@@ -1,0 +1,3 @@
+//! Throw-away database servers for tests.
+
+pub mod postgres;

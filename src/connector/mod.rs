@@ -33,7 +33,8 @@ pub struct Engine {
 }
 
 /// Every engine there is a runtime for. Endpoint types, TestConnection and the task runner read this list.
-pub static ENGINES: &[Engine] = &[mysql::AURORA, mysql::MARIADB, mysql::MYSQL];
+pub static ENGINES: &[Engine] =
+    &[mysql::AURORA, postgres::AURORA_POSTGRESQL, mysql::MARIADB, mysql::MYSQL, postgres::POSTGRES];
 
 pub fn engine(name: &str) -> Option<&'static Engine> {
     ENGINES.iter().find(|engine| engine.name == name)

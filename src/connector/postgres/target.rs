@@ -1,0 +1,293 @@
+//! A PostgreSQL database as a target: making tables ready for a load.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+
+use async_trait::async_trait;
+
+use super::type_map::{NativeType, target_type};
+use super::wire::Client;
+use super::writer::PostgresWriter;
+use super::{Endpoint, check_version, sql};
+use crate::connector::{ApplyException, Connection, CreateKey, PrepareMode, Target, Writer};
+use crate::data::{Column, Error, Family, Format, Result, TableName, TableSchema};
+
+/// Where DMS keeps its control tables on PostgreSQL when the task names no schema.
+const DEFAULT_CONTROL_SCHEMA: &str = "public";
+
+const EXCEPTIONS_TABLE: &str = "awsdms_apply_exceptions";
+
+/// Lines that one INSERT takes into the control table.
+const EXCEPTIONS_AT_ONCE: usize = 100;
+
+/// One session builds one index at a time, so this much is safe where the default of 64 MB makes the sort of a key of
+/// some million rows go through files. A server that is set higher stays so.
+const INDEX_MEMORY: &str = "SELECT pg_catalog.set_config('maintenance_work_mem', '256MB', false) \
+    FROM pg_catalog.pg_settings WHERE name = 'maintenance_work_mem' AND setting::bigint < 262144";
+
+pub struct PostgresTarget {
+    endpoint: Endpoint,
+}
+
+impl PostgresTarget {
+    pub fn new(connection: Connection) -> PostgresTarget {
+        PostgresTarget { endpoint: Endpoint::new(connection) }
+    }
+}
+
+#[async_trait]
+impl Target for PostgresTarget {
+    async fn check(&self) -> Result<()> {
+        let mut client = self.endpoint.connect().await?;
+        check_version(&client)?;
+        let rows = client.query("SHOW transaction_read_only").await?;
+        match rows.first().and_then(|row| row.first()) {
+            Some(Some(read_only)) if read_only == "on" => {
+                Err(Error::fatal("the target database is read-only").with_sqlstate("25006"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn family(&self) -> Family {
+        Family::PostgreSql
+    }
+
+    async fn prepare(&self, table: &TableSchema, mode: PrepareMode, key: CreateKey) -> Result<()> {
+        let doing = |error: Error| error.while_doing(format!("prepare {}", table.name));
+        let mut client = self.endpoint.connect().await.map_err(doing)?;
+        prepare(&mut client, table, mode, key).await.map_err(doing)
+    }
+
+    async fn formats(&self, table: &TableSchema) -> Result<Vec<Format>> {
+        if table.family != Family::PostgreSql {
+            return Ok(vec![Format::Values]);
+        }
+        let mut client = self.endpoint.connect_to_catalog().await?;
+        let columns = TargetColumn::read(&mut client, &table.name).await?;
+        let same = |column: &Column| {
+            let native = NativeType::parse(&column.native);
+            let taken = columns.get(&column.name).is_some_and(|target| {
+                let actual = NativeType::parse(&target.native);
+                !target.generated && (&actual.name, actual.array) == (&native.name, native.array)
+            });
+            taken && native.is_portable_binary()
+        };
+        let mut formats = vec![Format::Text, Format::Values];
+        if table.columns.iter().all(same) {
+            formats.insert(0, Format::PostgresCopy);
+        }
+        Ok(formats)
+    }
+
+    async fn writer(&self, table: &TableSchema, format: Format) -> Result<Box<dyn Writer>> {
+        let mut catalog = self.endpoint.connect_to_catalog().await?;
+        let columns = TargetColumn::read(&mut catalog, &table.name).await?;
+        let generated = |column: &Column| columns.get(&column.name).is_some_and(|target| target.generated);
+        let sent = table.columns.iter().map(|column| !generated(column)).collect();
+        drop(catalog);
+        let client = self.endpoint.connect().await?;
+        Ok(Box::new(PostgresWriter::start(client, table, sent, format).await?))
+    }
+
+    async fn finish(&self, table: &TableSchema, key: CreateKey) -> Result<()> {
+        if key == CreateKey::WithTable || table.primary_key.is_empty() {
+            return Ok(());
+        }
+        let doing = |error: Error| error.while_doing(format!("create the primary key of {}", table.name));
+        let mut client = self.endpoint.connect().await.map_err(doing)?;
+        add_primary_key(&mut client, table).await.map_err(doing)
+    }
+
+    async fn record_exceptions(&self, control_schema: &str, exceptions: &[ApplyException]) -> Result<()> {
+        if exceptions.is_empty() {
+            return Ok(());
+        }
+        let doing = |error: Error| error.while_doing(format!("write {EXCEPTIONS_TABLE}"));
+        let mut client = self.endpoint.connect().await.map_err(doing)?;
+        record(&mut client, control_schema, exceptions).await.map_err(doing)
+    }
+}
+
+async fn prepare(client: &mut Client, table: &TableSchema, mode: PrepareMode, key: CreateKey) -> Result<()> {
+    let name = sql::table(&table.name);
+    let exists = exists(client, &table.name).await?;
+    match (mode, exists) {
+        (PrepareMode::DoNothing, true) => return Ok(()),
+        (PrepareMode::TruncateBeforeLoad, true) => {
+            return client.query(&format!("TRUNCATE TABLE {name}")).await.map(drop);
+        }
+        // Without CASCADE: what depends on the table is the user's.
+        (PrepareMode::DropAndCreate, true) => client.query(&format!("DROP TABLE {name}")).await.map(drop)?,
+        (_, false) => create_schema(client, &table.name.schema).await?,
+    }
+    let statement = create_table(client, table, key).await?;
+    client.query(&statement).await.map(drop)
+}
+
+async fn exists(client: &mut Client, name: &TableName) -> Result<bool> {
+    let sql = format!(
+        "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE n.nspname = {} AND c.relname = {} AND c.relkind IN ('r', 'p', 'v', 'm', 'f')",
+        sql::literal(&name.schema),
+        sql::literal(&name.table)
+    );
+    Ok(!client.query(&sql).await?.is_empty())
+}
+
+/// Creates a schema unless it is there. Looks first, because a user who may not create schemas may well use this one.
+async fn create_schema(client: &mut Client, schema: &str) -> Result<()> {
+    let look = format!("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = {}", sql::literal(schema));
+    if !client.query(&look).await?.is_empty() {
+        return Ok(());
+    }
+    match client.query(&format!("CREATE SCHEMA IF NOT EXISTS {}", sql::identifier(schema))).await {
+        // Another table of the load created it between the look and the leap.
+        Err(error) if matches!(error.sqlstate.as_deref(), Some("23505" | "42P06")) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+async fn create_table(client: &mut Client, table: &TableSchema, key: CreateKey) -> Result<String> {
+    let types = column_types(client, table).await?;
+    let mut statement = format!("CREATE TABLE {} (", sql::table(&table.name));
+    for (index, (column, column_type)) in table.columns.iter().zip(types).enumerate() {
+        let comma = if index == 0 { "" } else { ", " };
+        let null = if column.nullable { "" } else { " NOT NULL" };
+        // Writing into a String cannot fail.
+        let _ = write!(statement, "{comma}{} {column_type}{null}", sql::identifier(&column.name));
+    }
+    if key == CreateKey::WithTable && !table.primary_key.is_empty() {
+        let _ = write!(statement, ", PRIMARY KEY ({})", key_columns(table));
+    }
+    statement.push(')');
+    Ok(statement)
+}
+
+fn key_columns(table: &TableSchema) -> String {
+    sql::identifiers(table.primary_key.iter().map(|column| table.columns[*column].name.as_str()))
+}
+
+/// The types of a new table's columns: the source's own where it is a PostgreSQL too. A type or collation that this
+/// database does not have is left out: DMS makes such a column `character varying`.
+async fn column_types(client: &mut Client, table: &TableSchema) -> Result<Vec<String>> {
+    if table.family != Family::PostgreSql {
+        return Ok(table.columns.iter().map(|column| target_type(column.data_type)).collect());
+    }
+    let mut types = Vec::with_capacity(table.columns.len());
+    // Few columns have either, so one question each is no burden.
+    for column in &table.columns {
+        let native = NativeType::parse(&column.native);
+        let plain = &column.native[..column.native.len() - native.collation.len()];
+        // Before version 9.6 the function takes a `cstring`, which a literal is as well.
+        if native.is_user_defined() && !holds(client, "pg_catalog.to_regtype", plain).await? {
+            types.push("character varying".to_owned());
+        } else if !native.collation.is_empty() && !has_collation(client, &native.collation).await? {
+            types.push(plain.to_owned());
+        } else {
+            types.push(column.native.clone());
+        }
+    }
+    Ok(types)
+}
+
+async fn holds(client: &mut Client, lookup: &str, name: &str) -> Result<bool> {
+    let rows = client.query(&format!("SELECT 1 WHERE {lookup}({}) IS NOT NULL", sql::literal(name))).await;
+    match rows {
+        Ok(rows) => Ok(!rows.is_empty()),
+        // A schema that does not exist is an error in some versions.
+        Err(error) if matches!(error.sqlstate.as_deref(), Some("3F000" | "42704" | "42601")) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+async fn has_collation(client: &mut Client, clause: &str) -> Result<bool> {
+    match client.query(&format!("SELECT ''::pg_catalog.text{clause}")).await {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.sqlstate.as_deref(), Some("42704" | "3F000")) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+async fn add_primary_key(client: &mut Client, table: &TableSchema) -> Result<()> {
+    let has_one = format!(
+        "SELECT 1 FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indrelid \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE i.indisprimary AND n.nspname = {} AND c.relname = {}",
+        sql::literal(&table.name.schema),
+        sql::literal(&table.name.table)
+    );
+    if !client.query(&has_one).await?.is_empty() {
+        return Ok(());
+    }
+    client.query(INDEX_MEMORY).await?;
+    let statement = format!("ALTER TABLE {} ADD PRIMARY KEY ({})", sql::table(&table.name), key_columns(table));
+    client.query_untimed(&statement).await.map(drop).map_err(|error| match error.kind {
+        // Duplicate or null keys are a fault of the table as a whole here, not of one row.
+        crate::data::ErrorKind::Data => error.into_kind(crate::data::ErrorKind::Table),
+        _ => error,
+    })
+}
+
+/// A column that a target's table has.
+struct TargetColumn {
+    native: String,
+    generated: bool,
+}
+
+impl TargetColumn {
+    async fn read(catalog: &mut Client, table: &TableName) -> Result<HashMap<String, TargetColumn>> {
+        let generated = if catalog.version() >= 120_000 { "a.attgenerated <> ''" } else { "false" };
+        let sql = format!(
+            "SELECT a.attname, format_type(a.atttypid, a.atttypmod), {generated} FROM pg_attribute a \
+             JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE n.nspname = {} AND c.relname = {} AND a.attnum > 0 AND NOT a.attisdropped",
+            sql::literal(&table.schema),
+            sql::literal(&table.table)
+        );
+        let column = |row: Vec<Option<String>>| {
+            let mut values = row.into_iter().map(Option::unwrap_or_default);
+            let name = values.next()?;
+            Some((name, TargetColumn { native: values.next()?, generated: values.next()? == "t" }))
+        };
+        Ok(catalog.query(&sql).await?.into_iter().filter_map(column).collect())
+    }
+}
+
+async fn record(client: &mut Client, control_schema: &str, exceptions: &[ApplyException]) -> Result<()> {
+    let schema = if control_schema.is_empty() { DEFAULT_CONTROL_SCHEMA } else { control_schema };
+    let name = TableName::new(schema, EXCEPTIONS_TABLE);
+    let table = sql::table(&name);
+    if !exists(client, &name).await? {
+        create_schema(client, schema).await?;
+        let statement = format!(
+            "CREATE TABLE IF NOT EXISTS {table} (\"TASK_NAME\" character varying(128) NOT NULL, \
+             \"TABLE_OWNER\" character varying(128) NOT NULL, \"TABLE_NAME\" character varying(128) NOT NULL, \
+             \"ERROR_TIME\" timestamp without time zone NOT NULL, \"STATEMENT\" text NOT NULL, \"ERROR\" text NOT NULL)"
+        );
+        match client.query(&statement).await {
+            // Another writer created it at the same moment.
+            Err(error) if matches!(error.sqlstate.as_deref(), Some("23505" | "42P07")) => {}
+            other => other.map(drop)?,
+        }
+    }
+    for some in exceptions.chunks(EXCEPTIONS_AT_ONCE) {
+        let mut statement = format!("INSERT INTO {table} VALUES ");
+        for (index, exception) in some.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            let text = |text: &str| sql::literal(&text.replace('\0', " "));
+            let name = |name: &str| text(&name.chars().take(128).collect::<String>());
+            let _ = write!(
+                statement,
+                "{comma}({}, {}, {}, pg_catalog.timezone('UTC', pg_catalog.clock_timestamp()), {}, {})",
+                name(&exception.task),
+                name(&exception.table.schema),
+                name(&exception.table.table),
+                text(&exception.statement),
+                text(&exception.error)
+            );
+        }
+        client.query(&statement).await?;
+    }
+    Ok(())
+}

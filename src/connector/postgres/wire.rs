@@ -1,0 +1,523 @@
+//! A client of PostgreSQL's wire protocol, as small as the data plane needs.
+//!
+//! Its reason to exist is COPY: a row of 100 MB is one message, which this client hands out in pieces as it arrives,
+//! and a row of 100 bytes costs no allocation.
+//! <https://www.postgresql.org/docs/current/protocol-message-formats.html>
+
+mod error;
+mod login;
+
+use std::io;
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use postgres_protocol::message::frontend;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+pub use error::ServerError;
+
+use crate::connector::net::{self, Stream};
+use crate::data::{Error, Result};
+
+/// Rows of text, as the catalog answers.
+pub type Rows = Vec<Vec<Option<String>>>;
+
+/// The read buffer. Larger than the longest text of any value that is not text or bytes (a numeric of 147,457
+/// digits and signs), so that only those two are ever looked at in pieces.
+pub const INPUT_BYTES: usize = 256 << 10;
+
+/// A message other than a row of a COPY is refused beyond this length.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// The most that is put into one message of a COPY IN: the server starts on a message when all of it is there.
+const COPY_MESSAGE_BYTES: usize = 32 << 10;
+
+/// Output is sent when this much has gathered.
+const OUTPUT_BYTES: usize = 128 << 10;
+
+/// How long a cancelled or failed connection may take to tell us why, or to take a cancel request.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+const COMMAND_COMPLETE: u8 = b'C';
+const COPY_DATA: u8 = b'd';
+const COPY_DONE: u8 = b'c';
+const COPY_IN: u8 = b'G';
+const COPY_OUT: u8 = b'H';
+const DATA_ROW: u8 = b'D';
+const ERROR: u8 = b'E';
+const NOTICE: u8 = b'N';
+const NOTIFICATION: u8 = b'A';
+const PARAMETER_STATUS: u8 = b'S';
+const READY: u8 = b'Z';
+
+/// A session with a server. Dropping it closes the connection and stops what the server is doing for it.
+pub struct Client {
+    stream: Stream,
+    input: Input,
+    /// Where the payload of the message received last is in `input`.
+    message: Range<usize>,
+    output: BytesMut,
+    server: String,
+    port: u16,
+    /// Process and secret key for a cancel request.
+    key: Option<(i32, i32)>,
+    version: u32,
+    /// Statements sent whose `ReadyForQuery` has not come yet.
+    pending: usize,
+    /// What is left of the COPY OUT row being read.
+    row_left: Option<usize>,
+    /// The longest a statement other than COPY may take.
+    timeout: Duration,
+}
+
+/// What the next bytes of a COPY OUT are.
+pub enum Piece<'a> {
+    /// The bytes at hand of a row of which `left` bytes, these included, have not been consumed.
+    Row { bytes: &'a [u8], left: usize },
+    /// Nothing whole is at hand: [`Client::fill`].
+    Short,
+    /// A message that is no row: [`Client::copy_out_message`].
+    Message,
+}
+
+/// How a COPY IN ended.
+pub enum Loaded {
+    Rows(u64),
+    Refused(ServerError),
+}
+
+impl Client {
+    /// As `server_version_num`: 150004 is 15.4.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Sends statements and gives the rows of the last one that has any. Fails when it takes longer than the
+    /// endpoint's `ExecuteTimeout`.
+    pub async fn query(&mut self, sql: &str) -> Result<Rows> {
+        match tokio::time::timeout(self.timeout, self.query_untimed(sql)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let seconds = self.timeout.as_secs();
+                Err(Error::recoverable(format!("no answer within ExecuteTimeout ({seconds} s)")))
+            }
+        }
+    }
+
+    /// Like [`query`](Client::query), for statements whose time grows with the table.
+    pub async fn query_untimed(&mut self, sql: &str) -> Result<Rows> {
+        self.send_query(sql)?;
+        self.flush().await?;
+        let mut rows = Rows::new();
+        let mut refusal = None;
+        loop {
+            match self.receive().await? {
+                b'T' => rows.clear(),
+                DATA_ROW => rows.push(self.data_row()?),
+                ERROR => refusal = refusal.or(Some(ServerError::parse(self.payload()))),
+                COPY_OUT | COPY_IN => return Err(broken("an unexpected COPY")),
+                READY => break,
+                _ => {}
+            }
+        }
+        match refusal {
+            Some(refusal) => Err(refusal.into_error()),
+            None => Ok(rows),
+        }
+    }
+
+    /// Runs one statement whose parameters are given in their binary form and gives its only row as text.
+    pub async fn query_binary(&mut self, sql: &str, parameters: &[Option<&[u8]>]) -> Result<Vec<Option<String>>> {
+        let not_sent = |_| broken("parameters that fit no message");
+        frontend::parse("", sql, [], &mut self.output).map_err(not_sent)?;
+        let append = |value: &Option<&[u8]>, into: &mut BytesMut| match value {
+            Some(bytes) => {
+                into.put_slice(bytes);
+                Ok(postgres_protocol::IsNull::No)
+            }
+            None => Ok(postgres_protocol::IsNull::Yes),
+        };
+        frontend::bind("", "", [1], parameters, append, [0], &mut self.output)
+            .map_err(|_| broken("parameters that fit no message"))?;
+        frontend::execute("", 0, &mut self.output).map_err(not_sent)?;
+        frontend::sync(&mut self.output);
+        self.pending += 1;
+        self.flush().await?;
+        let mut row = Vec::new();
+        let mut refusal = None;
+        loop {
+            match self.receive().await? {
+                DATA_ROW => row = self.data_row()?,
+                ERROR => refusal = Some(ServerError::parse(self.payload())),
+                READY => break,
+                _ => {}
+            }
+        }
+        refusal.map_or(Ok(row), |refusal| Err(refusal.into_error()))
+    }
+
+    /// Starts a `COPY … TO STDOUT`, the last of the given statements.
+    pub async fn copy_out(&mut self, sql: &str) -> Result<()> {
+        self.send_query(sql)?;
+        self.flush().await?;
+        loop {
+            match self.receive().await? {
+                COPY_OUT => return Ok(()),
+                ERROR => return Err(self.refused().await),
+                READY => return Err(broken("no COPY where one was asked for")),
+                _ => {}
+            }
+        }
+    }
+
+    /// The next bytes of the running COPY OUT that are at hand.
+    #[inline]
+    pub fn piece(&mut self) -> Result<Piece<'_>> {
+        let left = match self.row_left {
+            Some(left) => left,
+            None => match self.input.header()? {
+                Some((COPY_DATA, length)) => {
+                    self.input.start += 5;
+                    self.row_left = Some(length);
+                    length
+                }
+                Some(_) => return Ok(Piece::Message),
+                None => return Ok(Piece::Short),
+            },
+        };
+        let bytes = self.input.bytes();
+        let at_hand = bytes.len().min(left);
+        Ok(Piece::Row { bytes: &bytes[..at_hand], left })
+    }
+
+    /// Takes bytes of the current row as read. The row ends when all of it is consumed.
+    #[inline]
+    pub fn consume(&mut self, bytes: usize) {
+        let left = self.row_left.unwrap_or(0);
+        debug_assert!(bytes <= left && bytes <= self.input.bytes().len());
+        self.input.start += bytes;
+        self.row_left = (left > bytes).then_some(left - bytes);
+    }
+
+    /// Waits for more bytes. Fails when the buffer is full, which means that the caller could have gone on.
+    pub async fn fill(&mut self) -> Result<()> {
+        if self.input.room() == 0 {
+            return Err(Error::table("a value is longer than its type allows"));
+        }
+        self.read().await
+    }
+
+    /// Takes a message of a COPY OUT that is no row; `false` when it was the end of the COPY.
+    pub async fn copy_out_message(&mut self) -> Result<bool> {
+        match self.receive().await? {
+            COPY_DONE => {
+                while self.receive_accepted().await? != READY {}
+                Ok(false)
+            }
+            ERROR => Err(self.refused().await),
+            _ => Ok(true),
+        }
+    }
+
+    /// Starts a `COPY … FROM STDIN`. Its data may follow at once, its outcome is awaited by
+    /// [`copy_in_outcome`](Client::copy_in_outcome), and more COPYs may be sent before that: a refused one does not
+    /// stop those after it.
+    pub fn start_copy_in(&mut self, sql: &str) -> Result<()> {
+        self.send_query(sql)
+    }
+
+    /// Sends bytes of the COPY IN started last.
+    pub async fn copy_in(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(COPY_MESSAGE_BYTES));
+            self.output.reserve(now.len() + 5);
+            self.output.put_u8(COPY_DATA);
+            self.output.put_u32(now.len() as u32 + 4);
+            self.output.put_slice(now);
+            if self.output.len() >= OUTPUT_BYTES {
+                self.flush().await?;
+            }
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    /// Ends the COPY IN started last.
+    pub async fn end_copy_in(&mut self) -> Result<()> {
+        frontend::copy_done(&mut self.output);
+        self.flush().await
+    }
+
+    /// Waits for what became of the oldest COPY IN whose outcome has not been asked for.
+    pub async fn copy_in_outcome(&mut self) -> Result<Loaded> {
+        let mut rows = 0;
+        let mut refusal = None;
+        loop {
+            match self.receive().await? {
+                // `COPY 17`
+                COMMAND_COMPLETE => {
+                    let tag = String::from_utf8_lossy(self.payload());
+                    rows = tag.trim_end_matches('\0').rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+                }
+                ERROR => refusal = refusal.or(Some(ServerError::parse(self.payload()))),
+                READY => break,
+                _ => {}
+            }
+        }
+        Ok(refusal.map_or(Loaded::Rows(rows), Loaded::Refused))
+    }
+
+    fn send_query(&mut self, sql: &str) -> Result<()> {
+        frontend::query(sql, &mut self.output).map_err(|_| Error::table("a name or text holds a zero byte"))?;
+        self.pending += 1;
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        let sent = async {
+            self.stream.write_all(&self.output).await?;
+            self.stream.flush().await
+        };
+        let sent = sent.await;
+        self.output.clear();
+        match sent {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.last_words(error).await),
+        }
+    }
+
+    /// Why the server closed a connection that we could not write to: it may have said so.
+    async fn last_words(&mut self, error: io::Error) -> Error {
+        let said = tokio::time::timeout(LAST_WORDS, async {
+            loop {
+                match self.receive().await {
+                    Ok(ERROR) => break ServerError::parse(self.payload()).into_error(),
+                    Ok(_) => {}
+                    Err(_) => break lost(&error),
+                }
+            }
+        });
+        said.await.unwrap_or_else(|_| lost(&error))
+    }
+
+    /// The error of a statement whose `ErrorResponse` has just been received, after the rest of the answer.
+    async fn refused(&mut self) -> Error {
+        let refusal = ServerError::parse(self.payload());
+        loop {
+            match self.receive().await {
+                Ok(READY) => return refusal.into_error(),
+                Ok(_) => {}
+                // A fatal error: the server has closed the connection, and has said why.
+                Err(_) => return refusal.into_error(),
+            }
+        }
+    }
+
+    async fn receive_accepted(&mut self) -> Result<u8> {
+        match self.receive().await? {
+            ERROR => Err(self.refused().await),
+            tag => Ok(tag),
+        }
+    }
+
+    /// Receives the next message that is an answer; its payload is there until the next call.
+    async fn receive(&mut self) -> Result<u8> {
+        loop {
+            let (tag, length) = loop {
+                match self.input.header()? {
+                    Some(header) => break header,
+                    None => self.read().await?,
+                }
+            };
+            if length > MESSAGE_BYTES_MAX {
+                return Err(broken("a message that is too long"));
+            }
+            self.input.make_room(length + 5);
+            while self.input.bytes().len() < length + 5 {
+                self.read().await?;
+            }
+            let start = self.input.start + 5;
+            self.message = start..start + length;
+            self.input.start = self.message.end;
+            match tag {
+                NOTICE | NOTIFICATION => {}
+                PARAMETER_STATUS => self.note_parameter(),
+                READY => {
+                    self.pending = self.pending.saturating_sub(1);
+                    return Ok(tag);
+                }
+                _ => return Ok(tag),
+            }
+        }
+    }
+
+    fn payload(&self) -> &[u8] {
+        &self.input.buffer[self.message.clone()]
+    }
+
+    async fn read(&mut self) -> Result<()> {
+        self.input.make_room(0);
+        match self.stream.read(&mut self.input.buffer[self.input.end..]).await {
+            Ok(0) => Err(Error::recoverable("server closed the connection unexpectedly")),
+            Ok(read) => {
+                self.input.end += read;
+                Ok(())
+            }
+            Err(error) => Err(lost(&error)),
+        }
+    }
+
+    fn note_parameter(&mut self) {
+        let mut parts = self.payload().split(|byte| *byte == 0);
+        if let (Some(b"server_version"), Some(version)) = (parts.next(), parts.next()) {
+            self.version = parse_version(&String::from_utf8_lossy(version));
+        }
+    }
+
+    fn data_row(&self) -> Result<Vec<Option<String>>> {
+        let malformed = || broken("a malformed row");
+        let (count, mut rest) = self.payload().split_first_chunk::<2>().ok_or_else(malformed)?;
+        let mut row = Vec::with_capacity(u16::from_be_bytes(*count).into());
+        for _ in 0..u16::from_be_bytes(*count) {
+            let (length, after) = rest.split_first_chunk::<4>().ok_or_else(malformed)?;
+            rest = after;
+            row.push(match usize::try_from(i32::from_be_bytes(*length)) {
+                Err(_) => None,
+                Ok(length) => {
+                    let (value, after) = rest.split_at_checked(length).ok_or_else(malformed)?;
+                    rest = after;
+                    Some(String::from_utf8_lossy(value).into_owned())
+                }
+            });
+        }
+        Ok(row)
+    }
+}
+
+impl Drop for Client {
+    /// A server notices a closed connection only when it next writes to it, so one that is busy is told to stop. The
+    /// request is its own short connection that nobody waits for.
+    fn drop(&mut self) {
+        let (Some((process, secret)), true) = (self.key, self.pending > 0) else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (server, port) = (std::mem::take(&mut self.server), self.port);
+        runtime.spawn(tokio::time::timeout(LAST_WORDS, async move {
+            let mut request = BytesMut::new();
+            frontend::cancel_request(process, secret, &mut request);
+            if let Ok(mut stream) = net::connect(&server, port).await {
+                // Best effort: if it fails, the server stops at its next write.
+                let _ = stream.write_all(&request).await;
+                let _ = stream.shutdown().await;
+            }
+        }));
+    }
+}
+
+/// A connection that failed underneath the protocol.
+fn lost(error: &io::Error) -> Error {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    Error::recoverable(format!("connection to server was lost: {text}"))
+        .with_native(error.raw_os_error().unwrap_or(0).into())
+}
+
+fn broken(what: &str) -> Error {
+    Error::fatal(format!("the server does not speak PostgreSQL's protocol: it sent {what}"))
+}
+
+/// `15.4 (Debian …)` is 150004, `9.6.24` is 90624, `18beta1` is 180000.
+fn parse_version(text: &str) -> u32 {
+    let mut numbers = text.split(' ').next().unwrap_or_default().split('.').map(|part| {
+        let digits = part.bytes().take_while(u8::is_ascii_digit).count();
+        part[..digits].parse::<u32>().unwrap_or(0).min(9999)
+    });
+    let mut next = || numbers.next().unwrap_or(0);
+    match next() {
+        major @ 0..10 => major * 10_000 + next().min(99) * 100 + next().min(99),
+        major => major * 10_000 + next(),
+    }
+}
+
+/// Bytes received and not yet read, in one reused buffer.
+struct Input {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Input {
+    fn new() -> Input {
+        Input { buffer: vec![0; INPUT_BYTES], start: 0, end: 0 }
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    /// Room for more once what is read is dropped.
+    fn room(&self) -> usize {
+        self.buffer.len() - (self.end - self.start)
+    }
+
+    /// Tag and payload length of the message that comes next, if its first five bytes are there.
+    #[inline]
+    fn header(&self) -> Result<Option<(u8, usize)>> {
+        let Some([tag, length @ ..]) = self.bytes().first_chunk::<5>() else { return Ok(None) };
+        let length = u32::from_be_bytes(*length) as usize;
+        match length.checked_sub(4) {
+            Some(payload) => Ok(Some((*tag, payload))),
+            None => Err(broken("a malformed message")),
+        }
+    }
+
+    /// Makes sure that `total` unread bytes fit, and in any case that there is room to read into.
+    fn make_room(&mut self, total: usize) {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            if self.buffer.len() > INPUT_BYTES && total <= INPUT_BYTES {
+                self.buffer.truncate(INPUT_BYTES);
+                self.buffer.shrink_to_fit();
+            }
+        }
+        // What is unread is short as a rule; moving it keeps reads long.
+        let cramped = self.start > 0 && self.buffer.len() - self.end < self.buffer.len() / 4;
+        if cramped || self.start + total > self.buffer.len() {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if self.buffer.len() < total {
+            self.buffer.resize(total, 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_version_numbers() {
+        for (text, expected) in
+            [("15.18 (Debian 15.18-1)", 150_018), ("9.6.24", 90_624), ("18beta1", 180_000), ("10.4", 100_004), ("", 0)]
+        {
+            assert_eq!(parse_version(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn keeps_unread_bytes_when_it_makes_room() {
+        let mut input = Input::new();
+        input.end = INPUT_BYTES;
+        input.start = INPUT_BYTES - 3;
+        input.buffer[INPUT_BYTES - 3..].copy_from_slice(b"abc");
+        input.make_room(0);
+        assert_eq!((input.bytes(), input.room()), (&b"abc"[..], INPUT_BYTES - 3));
+        input.make_room(2 * INPUT_BYTES);
+        assert_eq!((input.bytes(), input.buffer.len()), (&b"abc"[..], 2 * INPUT_BYTES));
+        input.start = input.end;
+        input.make_room(0);
+        assert_eq!(input.buffer.len(), INPUT_BYTES);
+    }
+}

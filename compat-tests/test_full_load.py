@@ -140,7 +140,7 @@ class Side:
                 cursor.execute(f"SELECT pg_advisory_lock({lock})")
             else:
                 self.execute(
-                    f"CREATE TRIGGER {self.table('held')} BEFORE INSERT ON {self.table(name)} FOR EACH ROW"
+                    f"CREATE TRIGGER {self.table('held_at_' + name)} BEFORE INSERT ON {self.table(name)} FOR EACH ROW"
                     f" IF NEW.id = {row} THEN DO GET_LOCK('{lock}', 600); DO RELEASE_LOCK('{lock}'); END IF"
                 )
                 cursor.execute(f"SELECT GET_LOCK('{lock}', 10)")

@@ -4,6 +4,7 @@
 //! has a limit: see [`Limits`].
 
 mod connection;
+mod control;
 mod dispatch;
 #[cfg(test)]
 mod tests;

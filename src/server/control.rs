@@ -1,0 +1,25 @@
+//! The control plane as the application behind the wire.
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use super::{Application, Call};
+use crate::api::Fault;
+use crate::control::Control;
+use crate::store::Owner;
+
+#[async_trait]
+impl Application for Control {
+    async fn call(&self, call: Call) -> Result<String, Fault> {
+        let owner = Owner { account: call.scope.account, region: call.scope.region };
+        Control::call(self, owner, call.operation, call.body).await
+    }
+
+    async fn health(&self) -> Value {
+        json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") })
+    }
+
+    async fn reset(&self) -> Result<(), Fault> {
+        Control::reset(self).await
+    }
+}

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-
 from conftest import ENDPOINT_VARIABLE, filters, include, unique
 
 COMMANDS = {
@@ -79,7 +78,9 @@ def create_endpoint(cli, kind, database):
 
 def test_a_migration_from_the_first_command_to_the_last(cli, databases):
     source, target = databases.new(databases.pg_source), databases.new(databases.pg_target)
-    source.execute("CREATE TABLE fruit (id int PRIMARY KEY, name text)", "INSERT INTO fruit VALUES (1, 'apple'), (2, NULL)")
+    source.execute(
+        "CREATE TABLE fruit (id int PRIMARY KEY, name text)", "INSERT INTO fruit VALUES (1, 'apple'), (2, NULL)"
+    )
 
     group = unique("group")
     created = cli(
@@ -112,7 +113,10 @@ def test_a_migration_from_the_first_command_to_the_last(cli, databases):
         cli("wait", "test-connection-succeeds", filters=f"Name=endpoint-arn,Values={endpoint}")
 
     cli("refresh-schemas", replication_instance_arn=instance_arn, endpoint_arn=endpoints[0])
-    assert cli("describe-refresh-schemas-status", endpoint_arn=endpoints[0])["RefreshSchemasStatus"]["Status"] == "successful"
+    assert (
+        cli("describe-refresh-schemas-status", endpoint_arn=endpoints[0])["RefreshSchemasStatus"]["Status"]
+        == "successful"
+    )
     assert cli("describe-schemas", endpoint_arn=endpoints[0]) == {"Schemas": ["public"]}
 
     task_arn = cli(
@@ -126,7 +130,9 @@ def test_a_migration_from_the_first_command_to_the_last(cli, databases):
     )["ReplicationTask"]["ReplicationTaskArn"]
     by_task = f"Name=replication-task-arn,Values={task_arn}"
     cli("wait", "replication-task-ready", filters=by_task)
-    started = cli("start-replication-task", replication_task_arn=task_arn, start_replication_task_type="start-replication")
+    started = cli(
+        "start-replication-task", replication_task_arn=task_arn, start_replication_task_type="start-replication"
+    )
     assert started["ReplicationTask"]["Status"] == "starting"
     # One look each: between two commands a load of two rows may be over, which ends the waiter for `running`.
     cli("wait", "replication-task-stopped", filters=by_task)
@@ -137,7 +143,9 @@ def test_a_migration_from_the_first_command_to_the_last(cli, databases):
     assert task["StopReason"] == "Stop Reason FULL_LOAD_ONLY_FINISHED"
     assert "ReplicationTaskSettings" not in task
 
-    assert "ResourceNotFoundFault" in cli.fails("describe-endpoints", filters="Name=endpoint-id,Values=no-such-endpoint")
+    assert "ResourceNotFoundFault" in cli.fails(
+        "describe-endpoints", filters="Name=endpoint-id,Values=no-such-endpoint"
+    )
     assert "InvalidResourceStateFault" in cli.fails("delete-endpoint", endpoint_arn=endpoints[0])
 
     assert cli("delete-replication-task", replication_task_arn=task_arn)["ReplicationTask"]["Status"] == "deleting"

@@ -3,10 +3,10 @@
 import re
 
 import pytest
+from conftest import create_replication_instance, filters
 
 import wire
-from conftest import create_replication_instance, filters
-from faults import VALUE, fault
+from faults import NOT_FOUND, VALUE, fault
 from resources import RELATIONAL, make_endpoint_row, make_stage, make_subnet_group, random_account
 
 SIZES = {
@@ -286,7 +286,7 @@ def test_quotas_count_down_again(client):
     endpoint = make_endpoint_row(client)["EndpointArn"]
     assert used(client)["Endpoints"] == 1
     client.delete_endpoint(EndpointArn=endpoint)
-    with fault("ResourceNotFoundFault"):
+    with fault(NOT_FOUND):
         client.describe_endpoints(Filters=filters("endpoint-arn", endpoint))
     assert used(client)["Endpoints"] == 0
 

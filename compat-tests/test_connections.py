@@ -4,8 +4,8 @@ import re
 import time
 
 import pytest
-
 from conftest import create_replication_instance, filters, run_waiter, wait_until
+
 from faults import NOT_FOUND, STATE, VALUE, fault
 from resources import closed_port, make_endpoint_row, make_stage, random_account, silent_server, unused_arn
 
@@ -233,7 +233,11 @@ def test_the_wrong_password_of_a_postgresql_user_is_named(client, databases):
 def test_tls_that_a_server_does_not_speak_fails_the_test(client, databases, server_name):
     database = getattr(databases, server_name)
     query = "SHOW ssl" if database.is_postgres else "SELECT @@have_ssl"
-    assert database.value(query).lower() in ("off", "disabled", "no"), "the sandbox speaks TLS: test that it works instead"
+    assert database.value(query).lower() in (
+        "off",
+        "disabled",
+        "no",
+    ), "the sandbox speaks TLS: test that it works instead"
     instance = create_replication_instance(client)["ReplicationInstanceArn"]
     assert_failed(tested(client, instance, **endpoint_of(database, SslMode="require")), "tls|ssl")
 

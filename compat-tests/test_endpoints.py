@@ -4,14 +4,22 @@ import json
 import re
 
 import pytest
+from conftest import filters, run_waiter, unique
 
 import wire
-from conftest import filters, run_waiter, unique
 from faults import ALREADY_EXISTS, COMBINATION, IDENTIFIER_RULE, NOT_BUILT, NOT_FOUND, STATE, VALUE, fault
-from resources import (
-    PASSWORD, RANDOM_ID, RELATIONAL, endpoint_parameters, list_tags, make_endpoint_row, make_stage, random_account,
-    running_task, unused_arn,
-)  # fmt: skip
+from resources import (  # fmt: skip
+    PASSWORD,
+    RANDOM_ID,
+    RELATIONAL,
+    endpoint_parameters,
+    list_tags,
+    make_endpoint_row,
+    make_stage,
+    random_account,
+    running_task,
+    unused_arn,
+)
 
 ROLE = "arn:aws:iam::123456789012:role/dms"
 SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:db-AbCdEf"
@@ -82,7 +90,9 @@ def test_a_password_is_never_returned(server, client, account, engine):
     answers = [wire.call(server, "CreateEndpoint", given, account=account)]
     arn = answers[0].json["Endpoint"]["EndpointArn"]
     answers.append(wire.call(server, "DescribeEndpoints", {}, account=account))
-    answers.append(wire.call(server, "ModifyEndpoint", {"EndpointArn": arn, "Password": "n0t-for-you"}, account=account))
+    answers.append(
+        wire.call(server, "ModifyEndpoint", {"EndpointArn": arn, "Password": "n0t-for-you"}, account=account)
+    )
     answers.append(wire.call(server, "DeleteEndpoint", {"EndpointArn": arn}, account=account))
     for answer in answers:
         assert answer.status == 200

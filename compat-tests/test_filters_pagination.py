@@ -3,8 +3,8 @@
 import dataclasses
 
 import pytest
-
 from conftest import create_replication_instance, filters, unique, wait_until
+
 from faults import IDENTIFIER_RULE, NOT_FOUND, VALUE, fault
 from resources import closed_port, make_endpoint_row, make_stage, make_subnet_group, random_account, unused_arn
 
@@ -156,7 +156,10 @@ def test_tasks_are_filtered(world):
         ([("endpoint-arn", [world.second.target_arn])], [second, shared]),
         ([("endpoint-arn", [world.first.target_arn, world.second.target_arn])], [first, second, shared]),
         ([("replication-instance-arn", [world.second.instance_arn])], [second]),
-        ([("replication-instance-arn", [world.first.instance_arn]), ("endpoint-arn", [world.second.target_arn])], [shared]),
+        (
+            [("replication-instance-arn", [world.first.instance_arn]), ("endpoint-arn", [world.second.target_arn])],
+            [shared],
+        ),
     ]:
         assert_found(world, "tasks", conditions, expected)
 

@@ -8,10 +8,20 @@ import signal
 import subprocess
 
 import pytest
+from conftest import (
+    binary,
+    create_endpoint,
+    create_replication_instance,
+    create_task,
+    filters,
+    include,
+    run_waiter,
+    unique,
+    wait_until,
+)
 
 import wire
-from conftest import binary, create_replication_instance, filters, include, run_waiter, unique, wait_until
-from faults import NOT_FOUND, fault
+from faults import ALREADY_EXISTS, NOT_FOUND, fault
 from resources import closed_port, make_endpoint_row, make_stage, make_subnet_group, random_account, running_task
 
 SECRET = "Tr0ub4dor-and-3-horses"
@@ -64,7 +74,9 @@ def test_everything_survives(make_server, make_client, end):
     stage = make_stage(client)
     group = make_subnet_group(client, Tags=[{"Key": "team", "Value": "data"}])["ReplicationSubnetGroupIdentifier"]
     create_replication_instance(client, ReplicationSubnetGroupIdentifier=group, MultiAZ=True)
-    client.modify_replication_instance(ReplicationInstanceArn=stage.instance_arn, ReplicationInstanceClass="dms.c5.large")
+    client.modify_replication_instance(
+        ReplicationInstanceArn=stage.instance_arn, ReplicationInstanceClass="dms.c5.large"
+    )
     stage.ready_task(
         ReplicationTaskSettings='{"FullLoadSettings": {"CommitRate": 77}}', Tags=[{"Key": "a", "Value": "b"}]
     )
@@ -76,7 +88,7 @@ def test_everything_survives(make_server, make_client, end):
     assert everything(server, account) == before
     assert client.describe_refresh_schemas_status(EndpointArn=stage.target_arn)["RefreshSchemasStatus"] == status
     # And it goes on living: identifiers stay taken, resources can be used and deleted.
-    with fault("ResourceAlreadyExistsFault"):
+    with fault(ALREADY_EXISTS):
         make_endpoint_row(client, EndpointIdentifier=stage.source["EndpointIdentifier"])
     (task,) = client.describe_replication_tasks()["ReplicationTasks"]
     client.delete_replication_task(ReplicationTaskArn=task["ReplicationTaskArn"])
@@ -153,8 +165,6 @@ def test_a_finished_task_keeps_its_outcome(make_server, make_client, databases, 
 
 
 def ready_task(client, databases):
-    from conftest import create_endpoint, create_task
-
     source, target = databases.new(databases.pg_source), databases.new(databases.pg_target)
     source.execute("CREATE TABLE fruit (id int PRIMARY KEY)", "INSERT INTO fruit VALUES (1), (2)")
     instance = create_replication_instance(client)["ReplicationInstanceArn"]
@@ -164,8 +174,6 @@ def ready_task(client, databases):
 
 @ENDS
 def test_a_running_task_is_resumed(make_server, make_client, databases, end):
-    from conftest import create_endpoint, create_task
-
     server = make_server()
     client = make_client(account=random_account(), url=server.url)
     instance = create_replication_instance(client)["ReplicationInstanceArn"]

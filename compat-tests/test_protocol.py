@@ -8,9 +8,9 @@ import urllib.parse
 import uuid
 
 import pytest
+from conftest import create_replication_instance, unique
 
 import wire
-from conftest import create_replication_instance, unique
 from faults import NOT_BUILT, NOT_FOUND, VALUE, fault
 from resources import endpoint_parameters, make_endpoint_row, make_stage, make_subnet_group, random_account, unused_arn
 
@@ -123,7 +123,9 @@ def test_a_value_of_the_wrong_type_is_a_serialization_exception(server, operatio
 
 def test_a_null_counts_as_not_given(server):
     account = random_account()
-    answer = wire.call(server, "DescribeEndpoints", {"MaxRecords": None, "Filters": None, "Marker": None}, account=account)
+    answer = wire.call(
+        server, "DescribeEndpoints", {"MaxRecords": None, "Filters": None, "Marker": None}, account=account
+    )
     assert (answer.status, answer.json) == (200, {"Endpoints": []})
 
 
@@ -132,7 +134,7 @@ def test_members_unknown_to_the_model_are_ignored(server):
     assert (answer.status, answer.json) == (200, {"Endpoints": []})
 
 
-@pytest.mark.parametrize(("operation", "member"), required_members())
+@pytest.mark.parametrize(("operation", "member"), list(required_members()))
 def test_a_missing_required_member_is_refused_and_named(server, operation, member):
     shape = wire.model().operation_model(operation).input_shape
     request = wire.smallest(shape)
@@ -331,7 +333,9 @@ def test_answers_agree_with_the_model_and_hold_no_nulls(server, inhabited, opera
 def test_every_kind_of_resource_is_in_the_answers_looked_at(server, inhabited):
     account, requests = inhabited
     for operation in READING[:5]:
-        rows = [rows for name, rows in wire.call(server, operation, {}, account=account).json.items() if name != "Marker"]
+        rows = [
+            rows for name, rows in wire.call(server, operation, {}, account=account).json.items() if name != "Marker"
+        ]
         assert rows[0], operation
 
 

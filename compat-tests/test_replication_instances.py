@@ -4,9 +4,9 @@ import datetime
 import re
 
 import pytest
+from conftest import create_replication_instance, filters, run_waiter, unique
 
 import wire
-from conftest import create_replication_instance, filters, run_waiter, unique
 from faults import ALREADY_EXISTS, COMBINATION, IDENTIFIER_RULE, NOT_FOUND, REFUSED, STATE, VALUE, fault
 from resources import RANDOM_ID, list_tags, make_stage, make_subnet_group, random_account, unused_arn
 
@@ -106,7 +106,9 @@ def test_an_available_instance_has_time_zone_and_addresses(client):
 def test_a_private_instance_has_one_public_address_that_is_null(server, client, account):
     arn = create_replication_instance(client, PubliclyAccessible=False)["ReplicationInstanceArn"]
     request = {"Filters": filters("replication-instance-arn", arn)}
-    (instance,) = wire.call(server, "DescribeReplicationInstances", request, account=account).json["ReplicationInstances"]
+    (instance,) = wire.call(server, "DescribeReplicationInstances", request, account=account).json[
+        "ReplicationInstances"
+    ]
     assert instance["PubliclyAccessible"] is False
     assert instance["ReplicationInstancePublicIpAddresses"] == [None]
     assert "ReplicationInstancePublicIpAddress" not in instance
@@ -283,7 +285,9 @@ def test_changes_are_for_later_unless_asked_otherwise(client):
 
 
 def test_an_engine_upgrade_at_once(client):
-    arn = create_replication_instance(client, EngineVersion="3.5.3", AutoMinorVersionUpgrade=False)["ReplicationInstanceArn"]
+    arn = create_replication_instance(client, EngineVersion="3.5.3", AutoMinorVersionUpgrade=False)[
+        "ReplicationInstanceArn"
+    ]
     answer = client.modify_replication_instance(
         ReplicationInstanceArn=arn, EngineVersion="3.5.4", ApplyImmediately=True
     )
@@ -292,7 +296,9 @@ def test_an_engine_upgrade_at_once(client):
 
 
 def test_an_upgrade_of_the_minor_version_number_needs_consent(client):
-    arn = create_replication_instance(client, EngineVersion="3.4.7", AutoMinorVersionUpgrade=False)["ReplicationInstanceArn"]
+    arn = create_replication_instance(client, EngineVersion="3.4.7", AutoMinorVersionUpgrade=False)[
+        "ReplicationInstanceArn"
+    ]
     request = {"ReplicationInstanceArn": arn, "EngineVersion": "3.5.4", "ApplyImmediately": True}
     with fault(REFUSED):
         client.modify_replication_instance(**request)
@@ -325,14 +331,19 @@ def test_an_instance_can_be_renamed(client):
 
 
 def test_an_instance_cannot_take_the_name_of_another(client):
-    other, arn = create(client)["ReplicationInstanceIdentifier"], create_replication_instance(client)["ReplicationInstanceArn"]
+    other, arn = (
+        create(client)["ReplicationInstanceIdentifier"],
+        create_replication_instance(client)["ReplicationInstanceArn"],
+    )
     with fault(ALREADY_EXISTS, names=[other]):
         client.modify_replication_instance(
             ReplicationInstanceArn=arn, ReplicationInstanceIdentifier=other, ApplyImmediately=True
         )
 
 
-@pytest.mark.parametrize("changes", [{}, {"AllocatedStorage": 50}, {"MultiAZ": False, "ReplicationInstanceClass": "dms.t3.micro"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"AllocatedStorage": 50}, {"MultiAZ": False, "ReplicationInstanceClass": "dms.t3.micro"}]
+)
 def test_changing_nothing_is_refused(client, changes):
     arn = create_replication_instance(client)["ReplicationInstanceArn"]
     with fault(COMBINATION, "No modifications were requested"):

@@ -7,13 +7,20 @@ import pathlib
 import re
 
 import pytest
-
 from conftest import create_replication_instance, filters, include, run_waiter, unique, wait_until
+
 from faults import ALREADY_EXISTS, COMBINATION, IDENTIFIER_RULE, NOT_BUILT, NOT_FOUND, REFUSED, STATE, VALUE, fault
-from resources import (
-    RANDOM_ID, describe_task, list_tags, make_endpoint_row, make_stage, random_account, running_task, selection,
+from resources import (  # fmt: skip
+    RANDOM_ID,
+    describe_task,
+    list_tags,
+    make_endpoint_row,
+    make_stage,
+    random_account,
+    running_task,
+    selection,
     unused_arn,
-)  # fmt: skip
+)
 
 DEFAULT_SETTINGS = json.loads((pathlib.Path(__file__).parent / "default_task_settings.json").read_text())
 
@@ -267,7 +274,10 @@ def test_rules_that_are_not_built_say_so(stage, rule, named):
 def test_the_settings_of_a_task_are_the_whole_document(stage):
     task = stage.create_task()
     assert settings_of(task) == DEFAULT_SETTINGS
-    assert describe_task(stage.client, task["ReplicationTaskArn"])["ReplicationTaskSettings"] == task["ReplicationTaskSettings"]
+    assert (
+        describe_task(stage.client, task["ReplicationTaskArn"])["ReplicationTaskSettings"]
+        == task["ReplicationTaskSettings"]
+    )
 
 
 def test_the_sections_of_the_settings_are_in_the_order_of_aws(stage):
@@ -361,7 +371,10 @@ def test_settings_that_are_no_document_are_refused(stage, settings):
         ({"ErrorBehavior": {"DataErrorPolicy": "SHRUG"}}, "ErrorBehavior.DataErrorPolicy"),
         ({"ErrorBehavior": {"DataErrorEscalationCount": "0x"}}, "ErrorBehavior.DataErrorEscalationCount"),
         ({"Logging": {"EnableLogging": True, "LogComponents": {}}}, "Logging.LogComponents"),
-        ({"Logging": {"LogComponents": [{"Id": "NO_SUCH", "Severity": "LOGGER_SEVERITY_DEBUG"}]}}, "Logging.LogComponents"),
+        (
+            {"Logging": {"LogComponents": [{"Id": "NO_SUCH", "Severity": "LOGGER_SEVERITY_DEBUG"}]}},
+            "Logging.LogComponents",
+        ),
         ({"Logging": {"LogComponents": [{"Id": "SORTER", "Severity": "LOUD"}]}}, "Logging.LogComponents"),
     ],
 )
@@ -430,7 +443,9 @@ def test_modify_changes_mappings_identifier_and_task_data(stage):
 
 
 def test_modify_merges_settings_into_those_of_the_task(stage):
-    first, second = {"FullLoadSettings": {"CommitRate": 77}}, {"FullLoadSettings": {"TargetTablePrepMode": "DO_NOTHING"}}
+    first, second = {"FullLoadSettings": {"CommitRate": 77}}, {
+        "FullLoadSettings": {"TargetTablePrepMode": "DO_NOTHING"}
+    }
     arn = stage.ready_task(ReplicationTaskSettings=json.dumps(first))["ReplicationTaskArn"]
     after = modified(stage, arn, ReplicationTaskSettings=json.dumps(second))
     assert settings_of(after) == merged(merged(DEFAULT_SETTINGS, first), second)
@@ -660,7 +675,9 @@ def test_a_task_without_tables_fails_and_says_so(databases, make_endpoint, make_
 def test_a_task_may_be_allowed_to_have_no_tables(databases, make_endpoint, make_task):
     source, target = databases.new(databases.pg_source), databases.new(databases.pg_target)
     settings = {"ErrorBehavior": {"FailOnNoTablesCaptured": False}}
-    task = make_task(make_endpoint("source", source), make_endpoint("target", target), include("no_such_schema"), settings)
+    task = make_task(
+        make_endpoint("source", source), make_endpoint("target", target), include("no_such_schema"), settings
+    )
     assert task.finish() == {}
 
 
@@ -672,7 +689,9 @@ def test_a_running_task_cannot_be_started_modified_or_lose_its_instance(dms, dat
         for kind in ("start-replication", "resume-processing", "reload-target"):
             with fault(STATE, "Replication Task cannot be started, invalid state"):
                 start(dms, task.arn, kind)
-        text = "Replication Task, excluding logging severity task settings, cannot be modified while it is running state"
+        text = (
+            "Replication Task, excluding logging severity task settings, cannot be modified while it is running state"
+        )
         for change in ({"TaskData": "{}"}, {"TableMappings": rules(SELECT)},
                        {"ReplicationTaskSettings": '{"FullLoadSettings": {"CommitRate": 5}}'}):  # fmt: skip
             with fault(STATE, text):

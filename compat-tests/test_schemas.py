@@ -3,8 +3,8 @@
 import datetime
 
 import pytest
-
 from conftest import create_replication_instance, unique, wait_until
+
 from faults import NOT_FOUND, STATE, VALUE, fault
 from resources import closed_port, make_endpoint_row, make_stage, random_account, unused_arn
 

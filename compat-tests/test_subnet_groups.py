@@ -1,8 +1,8 @@
 """Replication subnet groups."""
 
 import pytest
-
 from conftest import create_replication_instance, filters, run_waiter, unique
+
 from faults import ALREADY_EXISTS, NOT_FOUND, STATE, TOO_FEW_ZONES, VALUE, fault
 from resources import list_tags, make_subnet_group, random_account
 
@@ -18,9 +18,9 @@ def client(make_client, account):
 
 
 def describe(client, identifier):
-    (group,) = client.describe_replication_subnet_groups(
-        Filters=filters("replication-subnet-group-id", identifier)
-    )["ReplicationSubnetGroups"]
+    (group,) = client.describe_replication_subnet_groups(Filters=filters("replication-subnet-group-id", identifier))[
+        "ReplicationSubnetGroups"
+    ]
     return group
 
 
@@ -181,9 +181,7 @@ def test_a_group_in_use_cannot_be_deleted(client):
     identifier = make_subnet_group(client)["ReplicationSubnetGroupIdentifier"]
     instance = create_replication_instance(client, ReplicationSubnetGroupIdentifier=identifier)
     name, arn = instance["ReplicationInstanceIdentifier"], instance["ReplicationInstanceArn"]
-    text = (
-        f"Cannot delete the subnet group '{identifier}' because at least one database instance: {name} is still using it."
-    )
+    text = f"Cannot delete the subnet group '{identifier}' because at least one database instance: {name} is still using it."
     with fault(STATE, text):
         client.delete_replication_subnet_group(ReplicationSubnetGroupIdentifier=identifier)
     client.delete_replication_instance(ReplicationInstanceArn=arn)

@@ -3,8 +3,8 @@
 import datetime
 
 import pytest
-
 from conftest import create_endpoint, create_replication_instance, create_task, filters, wait_until
+
 from faults import NOT_FOUND, REFUSED, STATE, VALUE, fault
 from resources import make_stage, random_account, running_task, unused_arn
 

@@ -8,9 +8,9 @@ import types
 
 import botocore.waiter
 import pytest
-
 from conftest import filters, include
-from resources import closed_port, make_endpoint_row, make_stage, random_account, running_task
+
+from resources import closed_port, make_endpoint_row, make_stage, random_account, running_task, silent_server
 
 
 class SecondLook(Exception):
@@ -43,13 +43,14 @@ def client(make_client):
     return make_client(account=random_account())
 
 
-def test_the_fixture_catches_a_waiter_that_would_sleep(one_look, client):
-    arn = make_endpoint_row(client)["EndpointArn"]
+def test_a_waiter_that_would_sleep_is_caught(one_look, client):
     instance = create_instance(client)["ReplicationInstanceArn"]
-    assert look(client, "replication_instance_available", "replication-instance-arn", instance) == 1
-    # Nothing was tested, so there is no connection; `testing` would be the answer that makes it sleep.
-    with pytest.raises(botocore.exceptions.WaiterError):
-        look(client, "test_connection_succeeds", "endpoint-arn", arn)
+    look(client, "replication_instance_available", "replication-instance-arn", instance)
+    with silent_server() as port:
+        endpoint = make_endpoint_row(client, Port=port)["EndpointArn"]
+        client.test_connection(ReplicationInstanceArn=instance, EndpointArn=endpoint)
+        with pytest.raises(SecondLook):
+            look(client, "test_connection_succeeds", "endpoint-arn", endpoint)
 
 
 def create_instance(client, **parameters):

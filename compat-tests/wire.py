@@ -76,7 +76,9 @@ def smallest(shape):
         case "list":
             return [smallest(shape.member)]
         case "string":
-            return shape.enum[0] if shape.enum else "arn:aws:dms:us-east-1:123456789012:thing:ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+            return (
+                shape.enum[0] if shape.enum else "arn:aws:dms:us-east-1:123456789012:thing:ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+            )
         case "integer" | "long":
             return 1
         case "boolean":
@@ -90,8 +92,15 @@ def smallest(shape):
 def disagreements(value, shape, path="$"):
     """Where an answer leaves the API model: unknown members, wrong types, nulls."""
     expected = {
-        "structure": dict, "list": list, "string": str, "boolean": bool, "integer": int, "long": int,
-        "timestamp": (int, float), "double": (int, float), "map": dict,
+        "structure": dict,
+        "list": list,
+        "string": str,
+        "boolean": bool,
+        "integer": int,
+        "long": int,
+        "timestamp": (int, float),
+        "double": (int, float),
+        "map": dict,
     }[shape.type_name]
     if not isinstance(value, expected) or (isinstance(value, bool) and shape.type_name != "boolean"):
         yield f"{path} is {value!r}, not a {shape.type_name}"

@@ -69,7 +69,7 @@ pub struct Limits {
     /// Connections open at once; one beyond waits to be accepted. Each is an open file.
     pub connections_max: usize,
     /// A connection is closed when the head of a request takes longer than this to arrive, or when nothing of an
-    /// answer could be sent for this long. Kept within a factor of two.
+    /// answer could be sent for this long; a second later at most, or twice as late when this is less than a second.
     pub head_timeout: Duration,
     /// A body that takes longer to arrive is answered with HTTP 408.
     pub body_timeout: Duration,

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -91,6 +92,27 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(600),
             shutdown_timeout: Duration::from_secs(10),
         }
+    }
+}
+
+/// Files for everything that is no connection of a client: state, task logs, connections to databases.
+const FILES_RESERVED: u64 = 1024;
+
+impl Limits {
+    /// Makes room for `connections_max`: raises the process's soft limit of open files (1024 on most systems) as far as
+    /// the hard one allows, and takes fewer connections when that is not enough.
+    pub fn fitted_to_open_files(mut self) -> Limits {
+        let wanted = (self.connections_max as u64).saturating_add(FILES_RESERVED);
+        let limit = getrlimit(Resource::Nofile);
+        let (soft, hard) = (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX));
+        let raised = wanted.min(hard);
+        let is_raised = soft < raised
+            && setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum }).is_ok();
+        let files = if is_raised { raised } else { soft };
+        // Never none: half of very few files are for connections.
+        let room = files.saturating_sub(FILES_RESERVED).max(files / 2);
+        self.connections_max = self.connections_max.min(usize::try_from(room).unwrap_or(usize::MAX));
+        self
     }
 }
 

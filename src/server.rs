@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -70,7 +71,7 @@ pub struct Limits {
     /// Connections open at once; one beyond waits to be accepted. Each is an open file.
     pub connections_max: usize,
     /// A connection is closed when the head of a request takes longer than this to arrive, or when nothing of an
-    /// answer could be sent for this long. Kept within a factor of two.
+    /// answer could be sent for this long; a second later at most, or twice as late when this is less than a second.
     pub head_timeout: Duration,
     /// A body that takes longer to arrive is answered with HTTP 408.
     pub body_timeout: Duration,
@@ -92,6 +93,27 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(600),
             shutdown_timeout: Duration::from_secs(10),
         }
+    }
+}
+
+/// Files for everything that is no connection of a client: state, task logs, connections to databases.
+const FILES_RESERVED: u64 = 1024;
+
+impl Limits {
+    /// Makes room for `connections_max`: raises the process's soft limit of open files (1024 on most systems) as far as
+    /// the hard one allows, and takes fewer connections when that is not enough.
+    pub fn fitted_to_open_files(mut self) -> Limits {
+        let wanted = (self.connections_max as u64).saturating_add(FILES_RESERVED);
+        let limit = getrlimit(Resource::Nofile);
+        let (soft, hard) = (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX));
+        let raised = wanted.min(hard);
+        let is_raised = soft < raised
+            && setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum }).is_ok();
+        let files = if is_raised { raised } else { soft };
+        // Never none: half of very few files are for connections.
+        let room = files.saturating_sub(FILES_RESERVED).max(files / 2);
+        self.connections_max = self.connections_max.min(usize::try_from(room).unwrap_or(usize::MAX));
+        self
     }
 }
 

@@ -131,8 +131,8 @@ impl Model {
             .filter(|(_, shape)| shape.kind != "service")
             .partition(|(_, shape)| shape.kind == "operation");
         let names: Vec<&'static str> = raw.iter().map(|(name, _)| *name).collect();
-        let resolve = |target: &Target<'static>| -> ShapeId {
-            let index = names.binary_search(&relative(target.target)).expect("targets of the model are in the model");
+        let resolve = |target: &'static str| -> ShapeId {
+            let index = names.binary_search(&relative(target)).expect("targets of the model are in the model");
             ShapeId(index as u16)
         };
         let operations = operations.into_iter().map(|(name, shape)| shape.into_operation(name, &resolve)).collect();
@@ -158,20 +158,21 @@ impl Shape {
 const UNIT: &str = "smithy.api#Unit";
 
 impl RawShape<'static> {
-    fn into_operation(self, name: &'static str, resolve: &impl Fn(&Target<'static>) -> ShapeId) -> OperationShapes {
+    fn into_operation(self, name: &'static str, resolve: &impl Fn(&'static str) -> ShapeId) -> OperationShapes {
         let message = |target: Option<Target<'static>>| {
-            target.filter(|target| target.target != UNIT).map(|target| resolve(&target))
+            target.filter(|target| target.target != UNIT).map(|target| resolve(target.target))
         };
         OperationShapes {
             name,
             input: message(self.input),
             output: message(self.output),
-            faults: self.errors.iter().map(resolve).collect(),
+            faults: self.errors.iter().map(|fault| resolve(fault.target)).collect(),
         }
     }
 
-    fn into_shape(self, name: &'static str, resolve: &impl Fn(&Target<'static>) -> ShapeId) -> Shape {
-        let only = |target: Option<Target<'static>>| resolve(&target.expect("lists and maps of the model say of what"));
+    fn into_shape(self, name: &'static str, resolve: &impl Fn(&'static str) -> ShapeId) -> Shape {
+        let only =
+            |target: Option<Target<'static>>| resolve(target.expect("lists and maps of the model say of what").target);
         let kind = match self.kind {
             "structure" => Kind::Structure(self.members.into_members(resolve)),
             "union" => Kind::Union(self.members.into_members(resolve)),
@@ -201,10 +202,10 @@ impl RawShape<'static> {
 }
 
 impl Pairs<'static, RawMember<'static>> {
-    fn into_members(self, resolve: &impl Fn(&Target<'static>) -> ShapeId) -> Vec<Member> {
+    fn into_members(self, resolve: &impl Fn(&'static str) -> ShapeId) -> Vec<Member> {
         let member = |(name, raw): (&'static str, RawMember<'static>)| Member {
             name,
-            target: resolve(&raw),
+            target: resolve(raw.target),
             required: raw.traits.required.is_some(),
         };
         self.0.into_iter().map(member).collect()
@@ -243,8 +244,10 @@ struct RawShape<'a> {
     traits: RawTraits<'a>,
 }
 
-/// A reference to a shape. In a list or map it is called a member too.
-type Target<'a> = RawMember<'a>;
+#[derive(Deserialize)]
+struct Target<'a> {
+    target: &'a str,
+}
 
 #[derive(Deserialize)]
 struct RawMember<'a> {

@@ -19,13 +19,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 
 use super::dispatch::{Body, Dispatch};
 
 /// The largest head of a request, and at most this much is read ahead of a body. Signed requests with a session token
 /// have heads of a few KiB.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
+
+/// How often a connection is looked at: whether it is too slow, or so quiet that it can do with less memory.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What the client still sends of a request that is answered already is thrown away for this long, because closing the
 /// connection on it would take the answer away from the client.
@@ -66,7 +69,7 @@ impl Connection {
             }
             stream = match Box::pin(speak_http(stream, &dispatch, &mut stopping)).await {
                 Ended::Idle(stream) => stream,
-                Ended::Unread(stream) => return linger(stream).await,
+                Ended::Unread(stream) => return Box::pin(linger(stream)).await,
                 Ended::Closed => return,
             }
         }
@@ -89,9 +92,11 @@ async fn speak_http(stream: TcpStream, dispatch: &Arc<Dispatch>, stopping: &mut 
         .serve_connection(Watched { io: TokioIo::new(stream), activity: Arc::clone(&activity) }, service);
 
     let mut told_to_stop = false;
-    let mut watchdog = Watchdog::new(&activity);
-    let tick = sleep(dispatch.limits().head_timeout);
-    tokio::pin!(tick);
+    let patience = dispatch.limits().head_timeout;
+    let mut watchdog = Watchdog::default();
+    let between_looks = LOOK_EVERY.min(patience);
+    let mut looks = interval_at(Instant::now() + between_looks, between_looks);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             ended = poll_fn(|context| http.poll_without_shutdown(context)) => {
@@ -108,13 +113,13 @@ async fn speak_http(stream: TcpStream, dispatch: &Arc<Dispatch>, stopping: &mut 
                 told_to_stop = true;
                 Pin::new(&mut http).graceful_shutdown();
             }
-            () = &mut tick => {
-                match watchdog.look(&activity) {
-                    Verdict::GoOn => tick.as_mut().reset(Instant::now() + dispatch.limits().head_timeout),
-                    Verdict::Stuck => return Ended::Closed,
+            _ = looks.tick() => {
+                match watchdog.look(&activity, patience) {
+                    Verdict::GoOn => {}
+                    Verdict::TooSlow => return Ended::Closed,
                     Verdict::Quiet => {
                         let parts = http.into_parts();
-                        // Something was read: the head of a request, which has had its time.
+                        // Not empty: the second of two requests sent at once, cut off in its head and left so.
                         let idle = parts.read_buf.is_empty();
                         return if idle { Ended::Idle(parts.io.io.into_inner()) } else { Ended::Closed };
                     }
@@ -148,18 +153,19 @@ async fn linger(mut stream: TcpStream) {
     let _ = timeout(LINGER, rest).await;
 }
 
-/// What happened on a connection, for its [`Watchdog`].
+/// What happens on a connection, for its [`Watchdog`].
 #[derive(Default)]
 struct Activity {
     in_request: AtomicBool,
-    requests: AtomicU64,
     /// Reads that gave something; how much it was does not matter.
     reads: AtomicU64,
+    /// How many reads there had been at the end of the last request.
+    reads_of_requests: AtomicU64,
     bytes_written: AtomicU64,
-    /// The answer being sent is the last: its request was not read to the end.
-    closing: AtomicBool,
     /// The client does not take what we send.
     write_blocked: AtomicBool,
+    /// The answer being sent is the last: its request was not read to the end.
+    closing: AtomicBool,
 }
 
 struct InRequest<'a>(&'a Activity);
@@ -167,61 +173,53 @@ struct InRequest<'a>(&'a Activity);
 impl Activity {
     fn begin_request(&self) -> InRequest<'_> {
         self.in_request.store(true, Relaxed);
-        self.requests.fetch_add(1, Relaxed);
         InRequest(self)
+    }
+
+    /// Something has come that is not the end of a request's head yet.
+    fn in_head(&self) -> bool {
+        !self.in_request.load(Relaxed) && self.reads.load(Relaxed) != self.reads_of_requests.load(Relaxed)
     }
 }
 
 impl Drop for InRequest<'_> {
     fn drop(&mut self) {
         self.0.in_request.store(false, Relaxed);
-        self.0.requests.fetch_add(1, Relaxed);
+        self.0.reads_of_requests.store(self.0.reads.load(Relaxed), Relaxed);
     }
 }
 
 /// Looks at a connection once in a while and compares with what it saw before.
+#[derive(Default)]
 struct Watchdog {
-    requests: u64,
-    reads: u64,
+    reads_of_requests: u64,
     bytes_written: u64,
-    /// The head of a request was arriving when we last looked.
-    in_head: bool,
+    /// Since when the client has owed us the rest of a head, or has not taken any of an answer.
+    waiting_since: Option<Instant>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     GoOn,
-    /// No request since the last look.
+    /// Nothing goes on, and nothing has since the last look.
     Quiet,
-    /// Nothing of an answer could be sent since the last look.
-    Stuck,
+    TooSlow,
 }
 
 impl Watchdog {
-    fn new(activity: &Activity) -> Watchdog {
-        Watchdog {
-            requests: activity.requests.load(Relaxed),
-            reads: activity.reads.load(Relaxed),
-            bytes_written: activity.bytes_written.load(Relaxed),
-            in_head: false,
+    fn look(&mut self, activity: &Activity, patience: Duration) -> Verdict {
+        let reads_of_requests = activity.reads_of_requests.load(Relaxed);
+        let bytes_written = activity.bytes_written.load(Relaxed);
+        let goes_on = activity.in_request.load(Relaxed)
+            || std::mem::replace(&mut self.reads_of_requests, reads_of_requests) != reads_of_requests
+            || std::mem::replace(&mut self.bytes_written, bytes_written) != bytes_written;
+        let waits = activity.write_blocked.load(Relaxed) || activity.in_head();
+        if goes_on || !waits {
+            self.waiting_since = None;
+            return if goes_on { Verdict::GoOn } else { Verdict::Quiet };
         }
-    }
-
-    fn look(&mut self, activity: &Activity) -> Verdict {
-        let before = std::mem::replace(self, Watchdog::new(activity));
-        let has_written = self.bytes_written != before.bytes_written;
-        let has_read = self.reads != before.reads;
-        if activity.in_request.load(Relaxed) || self.requests != before.requests || has_written {
-            Verdict::GoOn
-        } else if activity.write_blocked.load(Relaxed) {
-            Verdict::Stuck
-        } else if has_read && !before.in_head {
-            // It may have begun just now.
-            self.in_head = true;
-            Verdict::GoOn
-        } else {
-            Verdict::Quiet
-        }
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < patience { Verdict::GoOn } else { Verdict::TooSlow }
     }
 }
 

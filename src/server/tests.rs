@@ -354,6 +354,15 @@ async fn connections_at_once_are_limited() {
     assert_eq!(second.receive().await.status, 200);
 }
 
+#[test]
+fn connections_leave_files_for_everything_else() {
+    let fitted = Limits { connections_max: usize::MAX, ..Limits::default() }.fitted_to_open_files();
+    let files = getrlimit(Resource::Nofile).current.unwrap() as usize;
+    assert!(fitted.connections_max < files && fitted.connections_max >= files / 2, "{fitted:?}");
+    let few = Limits { connections_max: 10, ..Limits::default() }.fitted_to_open_files();
+    assert_eq!(few.connections_max, 10);
+}
+
 fn hasty() -> Limits {
     Limits { head_timeout: Duration::from_millis(20), body_timeout: Duration::from_millis(20), ..Limits::default() }
 }

@@ -33,6 +33,8 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(serve: Serve) -> anyhow::Result<()> {
     start_log(&serve)?;
+    // Passwords are in the store: what this process writes is for its user only.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let ephemeral_logs = std::env::temp_dir().join(format!("dms-local-{}", std::process::id()));
     // Held until the end: two processes on one folder would run every task twice.
     let mut _lock = None;
@@ -56,7 +58,8 @@ async fn run(serve: Serve) -> anyhow::Result<()> {
     let _ = writeln!(out, "dms-local listens on http://{address}").and_then(|()| out.flush());
     let config = server::Config {
         scope: Scope { account: serve.account_id, region: serve.region },
-        limits: server::Limits { body_bytes_max: serve.body_bytes_max, ..server::Limits::default() },
+        limits: server::Limits { body_bytes_max: serve.body_bytes_max, ..server::Limits::default() }
+            .fitted_to_open_files(),
     };
     server::serve(listener, control.clone(), config, stop_signal()?).await;
     control.stop().await;

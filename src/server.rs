@@ -42,6 +42,9 @@ pub struct Call {
 /// internal failure.
 #[async_trait]
 pub trait Application: Send + Sync + 'static {
+    /// Whether the operation is built. One that is not answers 501, whatever its input.
+    fn carries_out(&self, operation: Operation) -> bool;
+
     /// Carries out an operation; the JSON object of its output.
     async fn call(&self, call: Call) -> Result<String, Fault>;
 

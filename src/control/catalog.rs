@@ -56,13 +56,19 @@ struct Version {
     number: &'static str,
     lifecycle: Lifecycle,
     launched: &'static str,
-    /// No new instances from here on, and the day instances are upgraded by force.
+    /// The day it was deprecated, and the day instances are upgraded by force, where they are known.
     ends: Option<(&'static str, &'static str)>,
 }
 
 /// <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_ReleaseNotes.html>, newest first.
 static VERSIONS: &[Version] = &[
     Version { number: "3.6.1", lifecycle: Lifecycle::Active, launched: "2025-05-15", ends: None },
+    Version {
+        number: "3.6.0",
+        lifecycle: Lifecycle::Deprecated,
+        launched: "2024-12-27",
+        ends: Some(("2026-04-27", "2026-07-27")),
+    },
     Version {
         number: "3.5.4",
         lifecycle: Lifecycle::Default,
@@ -75,6 +81,10 @@ static VERSIONS: &[Version] = &[
         launched: "2024-05-17",
         ends: Some(("2026-02-28", "2026-06-30")),
     },
+    Version { number: "3.5.2", lifecycle: Lifecycle::Deprecated, launched: "2023-10-29", ends: None },
+    Version { number: "3.5.1", lifecycle: Lifecycle::Deprecated, launched: "2023-06-30", ends: None },
+    Version { number: "3.4.7", lifecycle: Lifecycle::Deprecated, launched: "2022-05-31", ends: None },
+    Version { number: "3.4.6", lifecycle: Lifecycle::Deprecated, launched: "2021-11-30", ends: None },
 ];
 
 pub fn default_engine_version() -> String {
@@ -90,9 +100,16 @@ pub fn engine_version(number: &str) -> Result<String, Fault> {
     }
 }
 
+fn numbers(version: &str) -> Vec<u32> {
+    version.split('.').filter_map(|part| part.parse().ok()).collect()
+}
+
+pub fn is_older_than_default(version: &str) -> bool {
+    numbers(version) < numbers(&default_engine_version())
+}
+
 /// A step of the second number needs `AllowMajorVersionUpgrade`; steps back are refused.
 pub fn check_upgrade(present: &str, wanted: &str, major_allowed: bool) -> Result<(), Fault> {
-    let numbers = |version: &str| -> Vec<u32> { version.split('.').filter_map(|part| part.parse().ok()).collect() };
     let (present_numbers, wanted_numbers) = (numbers(present), numbers(wanted));
     if wanted_numbers < present_numbers {
         return Err(Fault::invalid_parameter_combination(format!(
@@ -140,8 +157,7 @@ pub async fn engine_versions(_: &Context, request: DescribeEngineVersionsMessage
 
 pub async fn orderable_instances(context: &Context, request: DescribeOrderableReplicationInstancesMessage) -> Answer {
     let zones: Vec<String> = ["a", "b", "c"].iter().map(|zone| format!("{}{zone}", context.owner.region)).collect();
-    let offered = VERSIONS.iter().filter(|version| version.lifecycle != Lifecycle::Deprecated);
-    let all = offered.flat_map(|version| {
+    let all = VERSIONS.iter().flat_map(|version| {
         CLASSES.iter().map(|class| {
             json!({
                 "EngineVersion": version.number,

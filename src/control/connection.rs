@@ -3,6 +3,7 @@
 use serde_json::{Value as Json, json};
 
 use super::context::Context;
+use super::identifier::check_arn;
 use super::listing::{FilterBy, Listing, PageSize, Paging, list};
 use super::{Answer, endpoint, instance, task};
 use crate::api::Fault;
@@ -14,7 +15,7 @@ use crate::store::{Filter, Kind, Resource};
 const LISTING: Listing = Listing {
     kind: Kind::Connection,
     member: "Connections",
-    miss: "No Connections found matching provided filters",
+    miss: Some("No Connections found matching provided filters"),
     filters: &[
         ("endpoint-arn", FilterBy::Member(&["$.EndpointArn"])),
         ("replication-instance-arn", FilterBy::Member(&["$.ReplicationInstanceArn"])),
@@ -48,6 +49,8 @@ pub async fn describe(context: &Context, request: DescribeConnectionsMessage) ->
 }
 
 pub async fn delete(context: &Context, request: DeleteConnectionMessage) -> Answer {
+    check_arn("ReplicationInstanceArn", &request.replication_instance_arn)?;
+    check_arn("EndpointArn", &request.endpoint_arn)?;
     let key = key(&request.replication_instance_arn, &request.endpoint_arn);
     let found = context.store().get(&key).await?.filter(|found| found.owner == context.owner);
     // AWS answers an unknown pair with this fault, too, not with ResourceNotFoundFault.

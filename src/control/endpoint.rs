@@ -22,7 +22,7 @@ const IDENTIFIER_MAX: usize = 255;
 const LISTING: Listing = Listing {
     kind: Kind::Endpoint,
     member: "Endpoints",
-    miss: "No Endpoints found matching provided filters",
+    miss: Some("No Endpoints found matching provided filters"),
     filters: &[
         ("endpoint-arn", FilterBy::Arn),
         ("endpoint-type", FilterBy::UpperCaseMember(&["$.EndpointType"])),
@@ -38,8 +38,9 @@ const LOGIN: [&str; 5] = ["ServerName", "Port", "Username", "Password", "Databas
 pub async fn create(context: &Context, request: CreateEndpointMessage) -> Answer {
     let name = identifier("EndpointIdentifier", &request.endpoint_identifier, IDENTIFIER_MAX)?;
     let engine = checked_engine(&request.engine_name)?;
-    let input = as_map(&request);
-    let spec = Spec::create(engine, &request.endpoint_type.to_ascii_lowercase(), input)?;
+    exact("EndpointType", &request.endpoint_type, &["source", "target"])?;
+    check_ssl_mode(request.ssl_mode.as_deref())?;
+    let spec = Spec::create(engine, &request.endpoint_type, as_map(&request))?;
     let tags = tag::checked(request.tags.as_deref())?;
     let arn = new_arn(&context.owner, "endpoint", request.resource_identifier.as_deref())?;
     let mut body = spec.body(engine);
@@ -94,6 +95,7 @@ pub async fn modify(context: &Context, request: ModifyEndpointMessage) -> Answer
             return Err(already_exists(&name, &other.arn));
         }
     }
+    check_ssl_mode(request.ssl_mode.as_deref())?;
     let engine_name = request.engine_name.as_deref().or(current.body["EngineName"].as_str());
     let engine = checked_engine(engine_name.unwrap_or_default())?;
     let input = as_map(&request);
@@ -201,7 +203,6 @@ struct Spec(Map<String, Json>);
 impl Spec {
     fn create(engine: &EndpointType, end: &str, input: Map<String, Json>) -> Result<Spec, Fault> {
         check_end(engine, end)?;
-        check_settings_members(engine, &input)?;
         let given = |member: &str| input.get(member).is_some_and(|value| !is_blank(value));
         let settings = input.get(engine.settings).and_then(Json::as_object);
         if is_relational(engine) {
@@ -224,7 +225,6 @@ impl Spec {
     }
 
     fn modify(engine: &EndpointType, current: &Resource, input: Map<String, Json>, exact: bool) -> Result<Spec, Fault> {
-        check_settings_members(engine, &input)?;
         let mut spec = Spec(current.spec.as_object().cloned().unwrap_or_default());
         let end = input.get("EndpointType").or(spec.0.get("EndpointType")).and_then(Json::as_str).unwrap_or_default();
         let end = end.to_ascii_lowercase();
@@ -241,6 +241,7 @@ impl Spec {
 
     /// Lays an input over the spec. Settings members are merged one by one, or replaced as a whole.
     fn take_over(&mut self, engine: &EndpointType, input: Map<String, Json>, replace: bool) -> Result<(), Fault> {
+        let top_level: Vec<&str> = LOGIN.into_iter().filter(|login| input.contains_key(*login)).collect();
         for (member, value) in input {
             match member.as_str() {
                 "EndpointIdentifier" | "EndpointArn" | "EngineName" | "EndpointType" | "Tags" | "KmsKeyId"
@@ -249,7 +250,10 @@ impl Spec {
                     let Json::Object(mut members) = value else { continue };
                     if is_relational(engine) {
                         for login in LOGIN {
-                            if let Some(value) = members.remove(login) {
+                            // The top level wins when both name it, as recorded against AWS.
+                            if let Some(value) = members.remove(login)
+                                && !top_level.contains(&login)
+                            {
                                 self.0.insert(login.into(), value);
                             }
                         }
@@ -261,6 +265,8 @@ impl Spec {
                         }
                     }
                 }
+                // Settings of other engines are passed over, as recorded against AWS.
+                other if other.ends_with("Settings") => {}
                 // An empty list of attributes takes all of them back.
                 "ExtraConnectionAttributes" if is_blank(&value) => {
                     self.0.remove(&member);
@@ -288,7 +294,16 @@ impl Spec {
             });
         }
         let settings = self.0.get(engine.settings).and_then(Json::as_object);
-        let secret = settings.is_some_and(|settings| settings.contains_key("SecretsManagerSecretId"));
+        let in_settings = |member: &str| settings.is_some_and(|settings| settings.contains_key(member));
+        let secret = in_settings("SecretsManagerSecretId");
+        if secret != in_settings("SecretsManagerAccessRoleArn") {
+            return Err(missing(if secret { "SecretsManagerAccessRoleArn" } else { "SecretsManagerSecretId" }));
+        }
+        if secret && (self.0.contains_key("Password") || self.0.contains_key("Username")) {
+            return Err(Fault::invalid_parameter_combination(
+                "SecretsManagerSecretId cannot be used together with a user name or password",
+            ));
+        }
         let required: &[&str] = match engine.settings {
             _ if secret => &[],
             "MySQLSettings" | "GcpMySQLSettings" => &["Username", "Password", "ServerName", "Port"],
@@ -301,7 +316,7 @@ impl Spec {
             }
         }
         let required_settings: &[&str] = match engine.engine {
-            "kinesis" => &["StreamArn", "ServiceAccessRoleArn"],
+            "kinesis" => &["StreamArn", "ServiceAccessRoleArn", "MessageFormat"],
             "s3" => &["ServiceAccessRoleArn", "BucketName"],
             "dynamodb" => &["ServiceAccessRoleArn"],
             _ => &[],
@@ -311,7 +326,24 @@ impl Spec {
                 return Err(missing(member));
             }
         }
+        if engine.engine == "s3" {
+            self.check_s3(settings)?;
+        }
         Ok(())
+    }
+
+    /// The external table definition of a source is a JSON document, and there is no TLS mode to choose.
+    fn check_s3(&self, settings: Option<&Map<String, Json>>) -> Result<(), Fault> {
+        if self.0.get("SslMode").and_then(Json::as_str).is_some_and(|mode| mode != "none") {
+            return Err(Fault::invalid_parameter_combination("SslMode cannot be used with engine s3"));
+        }
+        let definition = settings.and_then(|settings| settings.get("ExternalTableDefinition")).and_then(Json::as_str);
+        match definition.map(serde_json::from_str::<Json>) {
+            Some(Err(_)) => Err(Fault::invalid_parameter_combination(
+                "The ExternalTableDefinition of S3Settings must be a JSON document",
+            )),
+            Some(Ok(_)) | None => Ok(()),
+        }
     }
 
     fn is_login(&self) -> bool {
@@ -339,6 +371,9 @@ impl Spec {
             members.retain(|member, _| !is_sensitive(shape, member));
         };
         sensitive("Endpoint", &mut body);
+        if let Some(Json::String(attributes)) = body.get_mut("ExtraConnectionAttributes") {
+            *attributes = without_secrets(attributes);
+        }
         if let Some(Json::Object(settings)) = body.get_mut(engine.settings) {
             sensitive(engine.settings, settings);
         }
@@ -381,16 +416,25 @@ fn check_end(engine: &EndpointType, end: &str) -> Result<(), Fault> {
     }
 }
 
-/// Settings objects of other engines are refused.
-fn check_settings_members(engine: &EndpointType, input: &Map<String, Json>) -> Result<(), Fault> {
-    let foreign = input.keys().find(|m| m.ends_with("Settings") && *m != engine.settings && *m != "ExactSettings");
-    match foreign {
-        None => Ok(()),
-        Some(foreign) => Err(Fault::invalid_parameter_combination(format!(
-            "{foreign} cannot be used with engine {}: its settings are {}",
-            engine.engine, engine.settings
+/// Enum members that AWS spells in one way only.
+fn exact(parameter: &str, value: &str, allowed: &[&str]) -> Result<(), Fault> {
+    match allowed.contains(&value) {
+        true => Ok(()),
+        false => Err(Fault::invalid_parameter_value(format!(
+            "{parameter} {value} is invalid. Allowed values: {}",
+            allowed.join(", ")
         ))),
     }
+}
+
+fn check_ssl_mode(mode: Option<&str>) -> Result<(), Fault> {
+    mode.map_or(Ok(()), |mode| exact("SslMode", mode, &["none", "require", "verify-ca", "verify-full"]))
+}
+
+/// Extra attributes as they may be shown: without those that are passwords.
+fn without_secrets(attributes: &str) -> String {
+    let shown = |pair: &&str| !pair.split('=').next().unwrap_or_default().to_ascii_lowercase().contains("password");
+    attributes.split(';').filter(shown).collect::<Vec<_>>().join(";")
 }
 
 /// Engines that are not databases with a login take no top-level login members.
@@ -491,7 +535,7 @@ mod tests {
             ("mysql", json!({"MySQLSettings": login, "DatabaseName": "d"}), None),
             ("mysql", with(login.clone(), json!({"MySQLSettings": login})), None),
             ("mysql", with(login.clone(), json!({"DatabaseName": "d"})), None),
-            ("mysql", with(login.clone(), json!({"S3Settings": {}})), Some("InvalidParameterCombinationException")),
+            ("mysql", with(login.clone(), json!({"S3Settings": {}})), None),
             ("postgres", login.clone(), Some("InvalidParameterValueException")),
             ("postgres", with(login.clone(), json!({"DatabaseName": "d"})), None),
             ("s3", json!({}), Some("InvalidParameterCombinationException")),

@@ -26,7 +26,7 @@ pub const STORAGE_GIB_MAX: i32 = 6144;
 const LISTING: Listing = Listing {
     kind: Kind::ReplicationInstance,
     member: "ReplicationInstances",
-    miss: "No Replication Instances found matching provided filters",
+    miss: Some("No Replication Instances found matching provided filters"),
     filters: &[
         ("replication-instance-arn", FilterBy::Arn),
         ("replication-instance-id", FilterBy::Identifier),
@@ -44,7 +44,7 @@ pub async fn create(context: &Context, request: CreateReplicationInstanceMessage
         None => class.default_storage_gib,
     };
     let version = match request.engine_version.as_deref().filter(|version| !version.is_empty()) {
-        Some(version) => catalog::engine_version(version)?,
+        Some(version) => auto_upgraded(request.auto_minor_version_upgrade, catalog::engine_version(version)?),
         None => catalog::default_engine_version(),
     };
     let multi_az = request.multi_az.unwrap_or(false);
@@ -243,10 +243,12 @@ fn complete(resource: &mut Resource) {
         // Tasks run in this process: its loopback address is where an instance is.
         let address = "127.0.0.1";
         body.insert("ReplicationInstancePrivateIpAddress".into(), address.into());
-        body.insert("ReplicationInstancePrivateIpAddresses".into(), json!([address]));
+        let both = ["127.0.0.1", "127.0.0.2"];
+        let addresses = if multi_az { &both[..] } else { &both[..1] };
+        body.insert("ReplicationInstancePrivateIpAddresses".into(), json!(addresses));
         if public {
             body.insert("ReplicationInstancePublicIpAddress".into(), address.into());
-            body.insert("ReplicationInstancePublicIpAddresses".into(), json!([address]));
+            body.insert("ReplicationInstancePublicIpAddresses".into(), json!(addresses));
         } else {
             body.insert("ReplicationInstancePublicIpAddresses".into(), json!([null]));
         }
@@ -316,7 +318,8 @@ impl Change {
             wanted.insert("AllocatedStorage", storage.into());
         }
         if let Some(version) = &request.engine_version {
-            let version = catalog::engine_version(version)?;
+            let automatic = request.auto_minor_version_upgrade.or(current.body["AutoMinorVersionUpgrade"].as_bool());
+            let version = auto_upgraded(automatic, catalog::engine_version(version)?);
             let present = current.body["EngineVersion"].as_str().unwrap_or_default();
             catalog::check_upgrade(present, &version, request.allow_major_version_upgrade.unwrap_or(false))?;
             wanted.insert("EngineVersion", version.into());
@@ -359,6 +362,14 @@ impl Change {
 fn merge(body: &mut Json, changes: &Map<String, Json>) {
     for (member, value) in changes {
         body[member] = value.clone();
+    }
+}
+
+/// With `AutoMinorVersionUpgrade` AWS passes over an older version and takes the default one.
+fn auto_upgraded(automatic: Option<bool>, version: String) -> String {
+    match automatic.unwrap_or(true) && catalog::is_older_than_default(&version) {
+        true => catalog::default_engine_version(),
+        false => version,
     }
 }
 

@@ -14,8 +14,8 @@ pub struct Listing {
     pub kind: Kind,
     /// The member of the answer that holds the page: `Endpoints`.
     pub member: &'static str,
-    /// The message of ResourceNotFoundFault when filters match nothing.
-    pub miss: &'static str,
+    /// The message of ResourceNotFoundFault when filters match nothing; `None` answers an empty list.
+    pub miss: Option<&'static str>,
     pub filters: &'static [(&'static str, FilterBy)],
     pub page: PageSize,
 }
@@ -115,8 +115,12 @@ pub async fn list(
         }
         items.iter().for_each(|item| context.observed(&item.arn, &item.status));
     }
-    if items.is_empty() && !filters.is_empty() && filter.after == 0 {
-        return Err(Fault::resource_not_found(listing.miss));
+    if let Some(miss) = listing.miss
+        && items.is_empty()
+        && !filters.is_empty()
+        && filter.after == 0
+    {
+        return Err(Fault::resource_not_found(miss));
     }
     let marker = (items.len() > size as usize).then(|| {
         items.truncate(size as usize);

@@ -56,6 +56,11 @@ pub async fn reload(context: &Context, request: ReloadTablesMessage) -> Answer {
             request.tables_to_reload.len()
         )));
     }
+    let not_running =
+        || Fault::invalid_resource_state(format!("Replication Task {} is currently not running", task.identifier));
+    if task.status != "running" {
+        return Err(not_running());
+    }
     let known = context.store().tables(&task.arn).await?;
     let mut names = Vec::new();
     for table in &request.tables_to_reload {
@@ -65,13 +70,10 @@ pub async fn reload(context: &Context, request: ReloadTablesMessage) -> Answer {
         }
         names.push(name);
     }
-    if task.status != "running" || !context.with_runner(&task.arn, |runner| runner.reload(names)) {
-        return Err(Fault::invalid_resource_state(format!(
-            "Replication Task {} is currently not running",
-            task.identifier
-        )));
+    match context.with_runner(&task.arn, |runner| runner.reload(names)) {
+        true => Ok(json!({ "ReplicationTaskArn": task.arn }).to_string()),
+        false => Err(not_running()),
     }
-    Ok(json!({ "ReplicationTaskArn": task.arn }).to_string())
 }
 
 /// Writes changed tables to the store and the sums of all to the task. `all` is what this run has reported so far.

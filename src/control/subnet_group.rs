@@ -21,7 +21,7 @@ pub const SUBNETS_MAX: usize = 60;
 const LISTING: Listing = Listing {
     kind: Kind::ReplicationSubnetGroup,
     member: "ReplicationSubnetGroups",
-    miss: "No Replication Subnet Groups found matching provided filters",
+    miss: Some("No Replication Subnet Groups found matching provided filters"),
     filters: &[("replication-subnet-group-id", FilterBy::Name)],
     page: PageSize::USUAL,
 };
@@ -78,12 +78,7 @@ pub async fn delete(context: &Context, request: DeleteReplicationSubnetGroupMess
     if context.store().get(&arn).await?.is_none() {
         return Err(not_found(&identifier));
     }
-    let users = Filter {
-        members: vec![(&["$.ReplicationSubnetGroup.ReplicationSubnetGroupIdentifier"], vec![identifier.clone()])],
-        ..Filter::default()
-    };
-    let users = context.store().resources(&context.owner, Kind::ReplicationInstance, &users).await?;
-    if let Some(user) = users.first() {
+    if let Some(user) = in_group(context, &identifier).await?.first() {
         return Err(Fault::invalid_resource_state(format!(
             "Cannot delete the subnet group '{identifier}' because at least one database instance: {} is still using it.",
             user.identifier
@@ -91,6 +86,12 @@ pub async fn delete(context: &Context, request: DeleteReplicationSubnetGroupMess
     }
     context.store().delete(&arn).await?;
     Ok("{}".into())
+}
+
+async fn in_group(context: &Context, identifier: &str) -> Result<Vec<Resource>, Fault> {
+    let path: &[&str] = &["$.ReplicationSubnetGroup.ReplicationSubnetGroupIdentifier"];
+    let filter = Filter { members: vec![(path, vec![identifier.to_owned()])], ..Filter::default() };
+    Ok(context.store().resources(&context.owner, Kind::ReplicationInstance, &filter).await?)
 }
 
 /// The group an instance is put into: the one it names, or the account's default one.
@@ -109,7 +110,7 @@ fn not_found(identifier: &str) -> Fault {
 }
 
 fn checked_identifier(identifier: &str) -> Result<String, Fault> {
-    let allowed = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | ' ');
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ' ');
     let trimmed = identifier.trim();
     if trimmed.is_empty() || identifier.len() > IDENTIFIER_MAX || !identifier.chars().all(allowed) {
         return Err(Fault::invalid_parameter_value(format!(

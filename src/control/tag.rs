@@ -98,7 +98,7 @@ fn check_text(what: &str, text: &str, min: usize, max: usize) -> Result<(), Faul
             "Invalid tag {what}: it has {length} characters, allowed are {min} to {max}"
         )));
     }
-    let allowed = |c: char| c.is_alphanumeric() || c.is_whitespace() || "_.:/=+-".contains(c);
+    let allowed = |c: char| c.is_alphanumeric() || (c.is_whitespace() && !c.is_control()) || "_.:/=+-".contains(c);
     match text.chars().find(|c| !allowed(*c)) {
         None => Ok(()),
         // `@` is allowed by AWS's other services; DMS's own pattern leaves it out.

@@ -26,7 +26,7 @@ const IDENTIFIER_MAX: usize = 255;
 const LISTING: Listing = Listing {
     kind: Kind::ReplicationTask,
     member: "ReplicationTasks",
-    miss: "No Tasks found matching provided filters",
+    miss: Some("No Tasks found matching provided filters"),
     filters: &[
         ("replication-task-arn", FilterBy::Arn),
         ("replication-task-id", FilterBy::Identifier),
@@ -42,14 +42,13 @@ pub async fn create(context: &Context, request: CreateReplicationTaskMessage) ->
     let instance = instance::find(context, &request.replication_instance_arn).await?;
     let source = endpoint::find(context, "SourceEndpointArn", &request.source_endpoint_arn).await?;
     let target = endpoint::find(context, "TargetEndpointArn", &request.target_endpoint_arn).await?;
-    for (parameter, found, end) in [("SourceEndpointArn", &source, "SOURCE"), ("TargetEndpointArn", &target, "TARGET")]
+    for (found, end) in [(&source, "SOURCE"), (&target, "TARGET")]
     {
         if found.body["EndpointType"] != end {
             return Err(Fault::invalid_parameter_value(format!(
-                "Invalid value {} for {parameter}: endpoint {} is not a {} endpoint",
+                "Endpoint {} with ReplicationEngineType {} must be of type {end}",
                 found.arn,
-                found.identifier,
-                end.to_ascii_lowercase()
+                found.body["EngineName"].as_str().unwrap_or_default(),
             )));
         }
         endpoint::runtime_engine(found)?;
@@ -468,7 +467,8 @@ async fn check_connections(context: &Context, task: &Resource) -> Result<(), Fau
 fn check_migration_type(migration_type: &str) -> Result<(), Fault> {
     match migration_type {
         "full-load" => Ok(()),
-        other => Err(Fault::not_implemented_part(format!("MigrationType {other}"))),
+        "cdc" | "full-load-and-cdc" => Err(Fault::not_implemented_part(format!("MigrationType {migration_type}"))),
+        other => Err(Fault::invalid_parameter_value(format!("MigrationType {other} is invalid"))),
     }
 }
 

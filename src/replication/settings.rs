@@ -66,7 +66,8 @@ impl std::error::Error for SettingsError {}
 
 /// The full document of a new task: the settings that the user sent, and defaults for the rest.
 pub fn create(user: Option<&str>, context: Context<'_>) -> Result<String, SettingsError> {
-    let user = user.map_or_else(|| Ok(Map::new()), parse)?;
+    // An empty text counts as not sent.
+    let user = user.filter(|user| !user.is_empty()).map_or_else(|| Ok(Map::new()), parse)?;
     let logging = user.get("Logging");
     for key in LOG_NAMES {
         if logging.and_then(|logging| logging.get(key)).is_some_and(|name| !name.is_null()) {

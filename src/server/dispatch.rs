@@ -142,6 +142,9 @@ impl Dispatch {
         let operation = operation?;
         let body = parse(&bytes)?;
         drop(bytes);
+        if !self.application.carries_out(operation) {
+            return Err(Fault::not_implemented(operation));
+        }
         api::validate_input(operation, &body)?;
         let application = Arc::clone(&self.application);
         let call = Call { operation, scope, body, request_id };

@@ -29,6 +29,10 @@ struct Fake {
 
 #[async_trait]
 impl Application for Fake {
+    fn carries_out(&self, _: Operation) -> bool {
+        true
+    }
+
     async fn call(&self, call: Call) -> Result<String, Fault> {
         self.calls.fetch_add(1, SeqCst);
         match call.operation {

@@ -1,10 +1,10 @@
 //! The connector against a real MariaDB.
 
-use std::collections::BTreeSet;
+mod sessions;
 
 use super::*;
-use crate::connector::testing::mysql::{MySqlServer, PASSWORD, mysql_server, start};
-use crate::connector::{ApplyException, CreateKey, PrepareMode, ReadPlan, Rejected, Secret, SslMode, TableEntry};
+use crate::connector::testing::mysql::{MySqlServer, mysql_server};
+use crate::connector::{ApplyException, CreateKey, PrepareMode, ReadPlan, Rejected, TableEntry};
 use crate::data::{Batch, Column, DataType, ErrorKind, Format, TableKind, TableSchema, Value};
 
 /// Two databases of one server, a source and a target.
@@ -318,6 +318,9 @@ async fn describes_keys_generated_and_hidden_columns() {
     assert_eq!(pair.copy("keyed", Format::Text).await.0, 2);
     pair.assert_same("keyed", &["a", "b", "c", "v", "st"]);
     assert_eq!(pair.copy("bare", Format::Text).await.0, 3);
+    pair.sql("CREATE TABLE lone (a VARCHAR(5)); INSERT INTO lone VALUES (''), (NULL), ('x'), ('')");
+    assert_eq!(pair.copy("lone", Format::Text).await.0, 4);
+    pair.assert_same("lone", &["a", "a IS NULL"]);
     assert_eq!(pair.copy("parts", Format::Text).await.0, 4);
     pair.assert_same("parts", &["a"]);
     assert_eq!(pair.copy("seen", Format::Text).await.0, 3);
@@ -512,6 +515,87 @@ async fn bad_rows_are_found_and_do_not_take_others_along() {
 }
 
 #[tokio::test]
+async fn values_of_other_engines_reach_every_column_type() {
+    let pair = Pair::new();
+    let (written, rejected) = write(
+        &pair,
+        "CREATE TABLE t (id INT PRIMARY KEY, f FLOAT, d DOUBLE, n DECIMAL(65,30), b BOOLEAN, dt DATETIME(6), tm TIME(6), \
+         j JSON, c VARCHAR(20) CHARACTER SET utf8mb3, bl LONGBLOB)",
+        &[
+            ("id", DataType::Int4),
+            ("f", DataType::Real4),
+            ("d", DataType::Real8),
+            ("n", DataType::Numeric { precision: 0, scale: 0 }),
+            ("b", DataType::Boolean),
+            ("dt", DataType::DateTime { scale: 6 }),
+            ("tm", DataType::Time { scale: 6 }),
+            ("j", DataType::NClob),
+            ("c", DataType::WString { length: 20 }),
+            ("bl", DataType::Blob),
+        ],
+        &[
+            &[
+                Value::Int(1),
+                Value::Real(3.4028235e38),
+                Value::Real(f64::MIN_POSITIVE),
+                Value::Numeric(b"-0.123456789012345678901234567890"),
+                Value::Bool(true),
+                Value::DateTime(253_402_300_799_999_999),
+                Value::Time(86_400_000_000),
+                Value::String(b"{\"a\": \"\\u00e9\"}"),
+                Value::String("€".as_bytes()),
+                Value::Bytes(&[0, 9, 10, 92, 255]),
+            ],
+            &[
+                Value::Int(2),
+                Value::Null,
+                Value::Null,
+                Value::Numeric(b"0.1234567890123456789012345678901"),
+                Value::Null,
+                Value::Null,
+                Value::Null,
+                Value::Null,
+                Value::Null,
+                Value::Null,
+            ],
+            &[
+                Value::Int(3),
+                Value::Null,
+                Value::Null,
+                Value::Null,
+                Value::Null,
+                Value::Null,
+                Value::Null,
+                Value::String(b"not json"),
+                Value::Null,
+                Value::Null,
+            ],
+            &[
+                Value::Int(4),
+                Value::Null,
+                Value::Null,
+                Value::Null,
+                Value::Null,
+                Value::Null,
+                Value::Null,
+                Value::Null,
+                Value::String("😀".as_bytes()),
+                Value::Null,
+            ],
+        ],
+    )
+    .await;
+    let codes: Vec<_> = rejected.iter().map(|row| row.error.native).collect();
+    assert_eq!((written, codes), (1, vec![Some(1366), Some(4025), Some(1366)]));
+    let read = format!("SELECT f*1e0, d, n, b, dt, tm, j, c, HEX(bl) FROM {}.t", pair.to);
+    assert_eq!(
+        pair.server.client(&read),
+        "3.4028234663852886e38\t2.2250738585072014e-308\t-0.123456789012345678901234567890\t1\t\
+         9999-12-31 23:59:59.999999\t24:00:00.000000\t{\"a\": \"\\u00e9\"}\t€\t00090A5CFF\n"
+    );
+}
+
+#[tokio::test]
 async fn a_bad_row_that_comes_in_pieces_is_found_too() {
     let mut pair = Pair::new();
     pair.batch_bytes = 64 << 10;
@@ -642,162 +726,4 @@ async fn exceptions_are_recorded_with_every_character() {
     );
     pair.target().record_exceptions("", &exceptions[..1]).await.unwrap();
     assert_eq!(pair.server.client("SELECT COUNT(*) FROM awsdms_control.awsdms_apply_exceptions"), "1\n");
-}
-
-#[tokio::test]
-async fn all_readers_see_one_moment() {
-    let pair = Pair::new();
-    pair.sql(
-        "CREATE TABLE a (v BIGINT); CREATE TABLE b (v BIGINT); INSERT INTO a VALUES (0); INSERT INTO b VALUES (0)",
-    );
-    let (from, connection) = (pair.from.clone(), pair.server.connection());
-    // One account may lock the server, the other may only read.
-    pair.server
-        .client(&format!("CREATE USER IF NOT EXISTS reader IDENTIFIED BY 'r'; GRANT SELECT ON {from}.* TO reader"));
-    let reader = Connection { user: "reader".to_owned(), password: Secret::new("r"), ..connection.clone() };
-    let (stop, mut stopped) = tokio::sync::watch::channel(false);
-    let writing = connection.clone();
-    let writer = tokio::spawn(async move {
-        let settings = Settings::of(&writing);
-        let mut client = connect(&writing, &settings, Side::Target).await.unwrap();
-        let mut commits = 0_u64;
-        while !*stopped.borrow_and_update() {
-            client.run("START TRANSACTION").await.unwrap();
-            client.run(&format!("UPDATE {from}.a SET v=v+1")).await.unwrap();
-            client.run(&format!("UPDATE {from}.b SET v=v+1")).await.unwrap();
-            client.run("COMMIT").await.unwrap();
-            commits += 1;
-        }
-        commits
-    });
-    let (a, b) = (pair.describe("a").await, pair.describe("b").await);
-    for connection in [&connection, &reader, &connection, &reader, &connection] {
-        let snapshot = (MARIADB.open_source)(connection.clone()).snapshot(4).await.unwrap();
-        let readers = snapshot.readers();
-        assert!(readers == 4 || (readers == 1 && connection.user == "reader"));
-        let mut seen = BTreeSet::new();
-        for table in [&a, &b, &a, &b] {
-            let mut batch = Batch::new();
-            let mut table_reader = snapshot.read(pair.plan(table, Format::Values)).await.unwrap();
-            assert!(table_reader.next(&mut batch).await.unwrap());
-            seen.insert(format!("{:?}", batch.row(0).next()));
-            assert!(!table_reader.next(&mut batch).await.unwrap());
-        }
-        assert_eq!(seen.len(), 1, "{seen:?}");
-    }
-    stop.send(true).unwrap();
-    assert!(writer.await.unwrap() > 0);
-}
-
-#[tokio::test]
-async fn a_reader_given_up_gives_its_place_back() {
-    let pair = Pair::new();
-    pair.sql(
-        "CREATE TABLE t (id INT PRIMARY KEY, a TEXT); INSERT INTO t SELECT seq, REPEAT('x', 1000) FROM seq_1_to_50000",
-    );
-    let schema = pair.describe("t").await;
-    let snapshot = pair.source().snapshot(1).await.unwrap();
-    pair.sql("DELETE FROM t WHERE id > 10");
-    for _ in 0..3 {
-        let mut reader = snapshot.read(pair.plan(&schema, Format::Text)).await.unwrap();
-        assert!(reader.next(&mut Batch::new()).await.unwrap());
-    }
-    let mut reader = snapshot.read(pair.plan(&schema, Format::Values)).await.unwrap();
-    let (mut batch, mut rows) = (Batch::new(), 0);
-    while reader.next(&mut batch).await.unwrap() {
-        rows += batch.rows();
-    }
-    assert_eq!(rows, 50_000, "the snapshot is still the one from before");
-}
-
-#[tokio::test]
-async fn says_why_a_connection_fails() {
-    let pair = Pair::new();
-    let good = pair.server.connection();
-    (MARIADB.open_source)(good.clone()).check().await.unwrap();
-    (MARIADB.open_target)(good.clone()).check().await.unwrap();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let cases = [
-        (Connection { password: Secret::new("wrong"), ..good.clone() }, ErrorKind::Fatal, 1045, "Access denied"),
-        (Connection { database: "nowhere".to_owned(), ..good.clone() }, ErrorKind::Fatal, 1049, "nowhere"),
-        (Connection { port: free, ..good.clone() }, ErrorKind::Recoverable, 2003, "Connection refused"),
-        (
-            Connection { server: "no-such-host.invalid".to_owned(), ..good.clone() },
-            ErrorKind::Recoverable,
-            2005,
-            "no-such-host.invalid",
-        ),
-    ];
-    for (connection, kind, native, words) in cases {
-        let error = (MYSQL.open_source)(connection).check().await.unwrap_err();
-        assert_eq!((error.kind, error.native), (kind, Some(native)), "{error}");
-        assert!(error.message.contains(words), "{error}");
-        assert!(!error.to_string().contains("wrong"));
-    }
-    let settings = serde_json::json!({"AfterConnectScript": "nonsense; SET @done=1", "ServerTimezone": "Nowhere/X"});
-    let connection = Connection { settings: settings.as_object().unwrap().clone(), ..good };
-    (MYSQL.open_target)(connection.clone()).check().await.unwrap();
-    let error = (MYSQL.open_source)(connection).check().await.unwrap_err();
-    assert!(error.to_string().contains("Nowhere/X") && error.kind == ErrorKind::Fatal, "{error}");
-}
-
-#[tokio::test]
-async fn logs_in_with_every_plugin_and_tls_mode() {
-    let server = mysql_server();
-    server.client(
-        "CREATE USER ed@'%' IDENTIFIED VIA ed25519 USING PASSWORD('p'); CREATE USER safe@'%' IDENTIFIED BY 'p' REQUIRE SSL; \
-         CREATE USER empty@'%'",
-    );
-    let ca = std::fs::read_to_string(server.folder.join("ca.pem")).unwrap();
-    let login = |user: &str, password: &str, ssl_mode, ca_pem: Option<&str>, host: &str| {
-        (MARIADB.open_source)(Connection {
-            user: user.to_owned(),
-            password: Secret::new(password),
-            ssl_mode,
-            ca_pem: ca_pem.map(str::to_owned),
-            server: host.to_owned(),
-            ..server.connection()
-        })
-    };
-    let ip = "127.0.0.1";
-    login("ed", "p", SslMode::None, None, ip).check().await.unwrap();
-    login("empty", "", SslMode::None, None, ip).check().await.unwrap();
-    login("ed", "p", SslMode::Require, None, ip).check().await.unwrap();
-    login("safe", "p", SslMode::Require, None, ip).check().await.unwrap();
-    login("root", PASSWORD, SslMode::VerifyCa, Some(&ca), ip).check().await.unwrap();
-    login("root", PASSWORD, SslMode::VerifyFull, Some(&ca), "localhost").check().await.unwrap();
-    for refused in [
-        login("ed", "wrong", SslMode::None, None, ip),
-        login("safe", "p", SslMode::None, None, ip),
-        login("root", PASSWORD, SslMode::VerifyFull, Some(&ca), ip),
-        login("root", PASSWORD, SslMode::VerifyCa, None, ip),
-    ] {
-        let error = refused.check().await.unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Fatal, "{error}");
-    }
-    // The whole way over TLS.
-    let connection = Connection { ssl_mode: SslMode::Require, ..server.connection() };
-    let mut client = connect(&connection, &Settings::of(&connection), Side::Target).await.unwrap();
-    let cipher = client.rows("SHOW STATUS LIKE 'Ssl_cipher'").await.unwrap();
-    assert!(cipher[0][1].as_ref().is_some_and(|cipher| !cipher.is_empty()));
-}
-
-#[tokio::test]
-async fn a_server_that_takes_no_local_files_is_named_as_the_reason() {
-    let server = start(&["--local-infile=0", "--skip-ssl"]);
-    let target = (MARIADB.open_target)(server.connection());
-    let schema = TableSchema {
-        name: TableName::new("d", "t"),
-        kind: TableKind::Table,
-        family: Family::MySql,
-        columns: Vec::new(),
-        primary_key: Vec::new(),
-        unique_key: Vec::new(),
-        rows_estimate: 0,
-    };
-    let error = target.prepare(&schema, PrepareMode::DropAndCreate, CreateKey::WithTable).await.unwrap_err();
-    assert!(error.kind == ErrorKind::Fatal && error.message.contains("local_infile=1"), "{error}");
-    let connection = Connection { ssl_mode: SslMode::Require, ..server.connection() };
-    let error = (MARIADB.open_source)(connection).check().await.unwrap_err();
-    assert!(error.message.contains("does not support SSL"), "{error}");
 }

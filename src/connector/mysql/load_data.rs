@@ -15,6 +15,8 @@ pub(super) const CLAUSES: &str = "CHARACTER SET binary FIELDS TERMINATED BY '\\t
 pub(super) struct Rule {
     /// Most digits after the point of a decimal number: the server would round the others away without a word.
     pub(super) fraction_max: Option<u16>,
+    /// A FLOAT column: the shortest decimal of its largest number is out of its range, the exact one is not.
+    pub(super) narrow: bool,
     /// An ENUM none of whose members is empty: the empty text is MySQL's error value. It goes in, with one warning.
     pub(super) empty_is_error_value: bool,
 }
@@ -161,6 +163,8 @@ fn push_value(value: Value<'_>, rule: Rule, out: &mut Vec<u8>) -> Result<(), &'s
         Value::Int(value) => out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes()),
         Value::UInt(value) => out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes()),
         Value::Real(value) => {
+            let float = value as f32;
+            let value = if rule.narrow && float.is_finite() { f64::from(float) } else { value };
             out.extend_from_slice(ryu::Buffer::new().format(value).as_bytes());
             if !value.is_finite() {
                 return Err("MySQL has no number that is not finite (NaN, Infinity)");
@@ -402,6 +406,16 @@ mod tests {
         for (value, expected) in cases {
             assert_eq!(text(value), expected);
         }
+    }
+
+    #[test]
+    fn writes_the_largest_float_within_its_range() {
+        let mut out = Vec::new();
+        let rule = Rule { narrow: true, ..Rule::default() };
+        push_value(Value::Real(3.4028235e38), rule, &mut out).unwrap();
+        out.push(b' ');
+        push_value(Value::Real(1e39), rule, &mut out).unwrap();
+        assert_eq!(out, b"3.4028234663852886e38 1e39");
     }
 
     #[test]

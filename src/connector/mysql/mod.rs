@@ -14,6 +14,8 @@
 //! <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Target.MySQL.html>
 
 mod decode;
+#[cfg(test)]
+mod end_to_end;
 mod load_data;
 mod loader;
 mod snapshot;

@@ -202,7 +202,7 @@ impl ReadColumn {
             Some(most) if binary => format!("LEFT({name},{})", most.saturating_add(1)),
             Some(most) => format!("LEFT(CAST(CONVERT({name} USING utf8mb4) AS BINARY),{})", most.saturating_add(1)),
             // A FLOAT prints six digits, a DOUBLE(m,d) d of them; a double all that tell it from its neighbours.
-            None if matches!(base.as_str(), "float" | "double" | "real") => format!("{name}+0e0"),
+            None if matches!(base.as_str(), "float" | "double" | "real") => format!("{name}*1e0"),
             None => name,
         };
         ReadColumn { expression, decoder, bytes_max }

@@ -215,6 +215,7 @@ fn load_column(column: &Column, target: Option<&FoundColumn>, format: Format) ->
     let assign = target.map_or(Assign::Direct, |target| assign(column, target, format));
     let rule = Rule {
         fraction_max: fraction_max(column.data_type),
+        narrow: target.is_some_and(|target| target.base == "float"),
         empty_is_error_value: target.is_some_and(|target| target.base == "enum" && !has_empty_member(&target.full)),
     };
     LoadColumn { name: column.name.clone(), assign, rule }

@@ -60,7 +60,6 @@ pub(super) enum Field {
 
 pub(super) struct Client {
     packets: Packets,
-    version: String,
     id: u32,
     busy: bool,
     /// Longest time a statement that returns all at once may take.
@@ -79,16 +78,12 @@ impl Client {
                 .with_native(2013)
                 .with_sqlstate("HY000")
         })??;
-        Ok(Client { packets, version: greeting.version, id: greeting.connection_id, busy: false, timeout: None })
+        Ok(Client { packets, id: greeting.connection_id, busy: false, timeout: None })
     }
 
     /// From now on [`Client::run`] and [`Client::rows`] give up after this time.
     pub(super) fn set_timeout(&mut self, timeout: Option<Duration>) {
         self.timeout = timeout;
-    }
-
-    pub(super) fn is_mariadb(&self) -> bool {
-        self.version.contains("MariaDB")
     }
 
     /// The server's number of this connection, for `KILL QUERY`.

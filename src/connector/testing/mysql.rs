@@ -1,6 +1,7 @@
 //! A throw-away MariaDB.
 
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -73,17 +74,18 @@ pub fn start(options: &[&str]) -> MySqlServer {
     let folder = tempfile::Builder::new().prefix("dms-local-mariadb-").tempdir().unwrap().keep();
     let user = if is_root() { "mysql".to_owned() } else { std::env::var("USER").unwrap_or_default() };
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let watcher = serve(&folder, port, &user, options);
-    let server = MySqlServer { port, folder, databases: AtomicUsize::new(0), _watcher: watcher };
-    wait_until_up(&server);
-    server
+    let log = tempfile::tempfile().unwrap();
+    let mut watcher = serve(&folder, port, &user, options, &log);
+    wait_until_up(port, &mut watcher, log);
+    MySqlServer { port, folder, databases: AtomicUsize::new(0), _watcher: watcher }
 }
 
 /// Installs and runs the server below a shell that waits for the end of its standard input, which comes when we are
 /// gone, however that came about; then it clears up.
-fn serve(folder: &Path, port: u16, user: &str, options: &[&str]) -> Child {
+fn serve(folder: &Path, port: u16, user: &str, options: &[&str], log: &File) -> Child {
     const SCRIPT: &str = r#"
         trap '' INT TERM HUP
+        trap 'rm -rf "$FOLDER"' EXIT
         set -e
         cd "$FOLDER"
         openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=test-ca
@@ -92,17 +94,15 @@ fn serve(folder: &Path, port: u16, user: &str, options: &[&str]) -> Child {
         openssl x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out cert.pem
         mariadb-install-db --no-defaults --user="$DB_USER" --datadir="$FOLDER/data" \
             --auth-root-authentication-method=normal --skip-test-db
-        printf "SET PASSWORD FOR root@localhost = PASSWORD('%s');" "$DB_PASSWORD" > init.sql
-        printf "GRANT ALL ON *.* TO root@'%%' IDENTIFIED BY '%s' WITH GRANT OPTION;" "$DB_PASSWORD" >> init.sql
+        printf "SET PASSWORD FOR root@localhost = PASSWORD('%s');\\n" "$DB_PASSWORD" > init.sql
+        printf "GRANT ALL ON *.* TO root@'%%' IDENTIFIED BY '%s' WITH GRANT OPTION;\\n" "$DB_PASSWORD" >> init.sql
         [ "$(id -u)" != 0 ] || chown -R "$DB_USER" .
         set +e
         mariadbd "$@" &
         cat >/dev/null
         kill -9 $!
         wait
-        rm -rf "$FOLDER"
     "#;
-    let log = std::fs::File::create(folder.join("log")).unwrap();
     let path = format!("{}:/usr/sbin:/usr/local/sbin", std::env::var("PATH").unwrap_or_default());
     let file = |name: &str| folder.join(name).display().to_string();
     Command::new("sh")
@@ -120,7 +120,7 @@ fn serve(folder: &Path, port: u16, user: &str, options: &[&str]) -> Child {
         .env("DB_PASSWORD", PASSWORD.replace('\'', "\\'"))
         .stdin(Stdio::piped())
         .stdout(log.try_clone().unwrap())
-        .stderr(log)
+        .stderr(log.try_clone().unwrap())
         .process_group(0)
         .spawn()
         .unwrap()
@@ -131,18 +131,17 @@ fn is_root() -> bool {
 }
 
 /// There is no event to wait on: the server is up when it lets somebody in.
-fn wait_until_up(server: &MySqlServer) {
+fn wait_until_up(port: u16, watcher: &mut Child, mut log: File) {
     let started = Instant::now();
     loop {
-        match TcpStream::connect(("127.0.0.1", server.port)) {
-            Ok(_) => return,
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused && started.elapsed() < START_TIMEOUT => {
-                std::thread::park_timeout(Duration::from_millis(50));
-            }
-            Err(error) => {
-                let log = std::fs::read_to_string(server.folder.join("log")).unwrap_or_default();
-                panic!("MariaDB (Debian package mariadb-server) did not start: {error}\n{log}");
-            }
+        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            return;
         }
+        if watcher.try_wait().unwrap().is_some() || started.elapsed() > START_TIMEOUT {
+            let mut said = String::new();
+            let _ = log.rewind().and_then(|()| log.read_to_string(&mut said));
+            panic!("MariaDB (Debian package mariadb-server) did not start:\n{said}");
+        }
+        std::thread::park_timeout(Duration::from_millis(50));
     }
 }

@@ -17,7 +17,6 @@ const PACKET_MAX: u32 = 1 << 30;
 
 /// What the server says of itself before anybody logs in.
 pub(super) struct Greeting {
-    pub(super) version: String,
     pub(super) connection_id: u32,
     capabilities: CapabilityFlags,
     nonce: Vec<u8>,
@@ -86,7 +85,7 @@ fn parse_greeting(packet: &[u8]) -> Result<Greeting> {
 }
 
 fn parse_greeting_v10(body: &[u8]) -> Option<Greeting> {
-    let (version, rest) = split_null(body)?;
+    let (_version, rest) = split_null(body)?;
     let (id, rest) = rest.split_first_chunk::<4>()?;
     let (nonce_start, rest) = rest.split_first_chunk::<8>()?;
     let (&[_, low_a, low_b, _, _, _, high_a, high_b, _], rest) = rest.split_first_chunk::<9>()?;
@@ -103,8 +102,7 @@ fn parse_greeting_v10(body: &[u8]) -> Option<Greeting> {
     } else {
         "mysql_native_password".to_owned()
     };
-    let version = String::from_utf8_lossy(version).into_owned();
-    Some(Greeting { version, connection_id: u32::from_le_bytes(*id), capabilities, nonce, plugin })
+    Some(Greeting { connection_id: u32::from_le_bytes(*id), capabilities, nonce, plugin })
 }
 
 fn split_null(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -283,7 +281,7 @@ mod tests {
         packet.extend_from_slice(&[0; 10]);
         packet.extend_from_slice(b"ijklmnopqrst\0caching_sha2_password\0");
         let greeting = parse_greeting(&packet).unwrap();
-        assert_eq!((greeting.version.as_str(), greeting.connection_id), ("8.4.3", 42));
+        assert_eq!(greeting.connection_id, 42);
         assert_eq!(greeting.nonce, b"abcdefghijklmnopqrst");
         assert_eq!(greeting.plugin, "caching_sha2_password");
         assert_eq!(parse_greeting(b"\xff\x6a\x04Host 'x' is blocked").err().unwrap().native, Some(1130));

@@ -28,8 +28,10 @@ fn kind(code: u16, sqlstate: &str) -> ErrorKind {
         // Login, privileges on the whole server, settings the task cannot live without.
         1044 | 1045 | 1049 | 1129 | 1130 | 1148 | 1193 | 1227 | 1231 | 1251 | 1298 | 1524 | 1698 | 1820 | 1862
         | 2059 | 2061 | 3118 | 3159 | 3948 | 4151 | 4166 => ErrorKind::Fatal,
-        // Connections, locks, shutdown, disk and memory, read-only servers after a failover.
-        1021
+        // Connections, locks, shutdown, disk and memory, read-only servers after a failover. Numbers below 1000 are those
+        // of the server's own calls to its operating system.
+        1..=999
+        | 1021
         | 1030
         | 1037
         | 1038
@@ -141,6 +143,7 @@ mod tests {
             (1049, "42000", ErrorKind::Fatal),
             (3159, "HY000", ErrorKind::Fatal),
             (1040, "08004", ErrorKind::Recoverable),
+            (3, "HY000", ErrorKind::Recoverable),
             (1213, "40001", ErrorKind::Recoverable),
             (1290, "HY000", ErrorKind::Recoverable),
             (1406, "22001", ErrorKind::Truncation),

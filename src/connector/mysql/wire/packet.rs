@@ -166,17 +166,6 @@ impl Packets {
         Ok(&self.buffer[range])
     }
 
-    /// Like [`Packets::piece`], but all `wanted` bytes at once, which must fit the buffer; fewer only at the packet's
-    /// end or where it is split in two.
-    pub(super) async fn piece_of(&mut self, wanted: usize) -> Result<&[u8]> {
-        debug_assert!(wanted <= BUFFER / 2);
-        let wanted = wanted.min(self.left);
-        while self.end - self.start < wanted {
-            self.fill().await?;
-        }
-        self.piece(wanted.max(1)).await
-    }
-
     fn begin_part(&mut self, header: [u8; HEADER]) {
         self.left = length(&header);
         self.continued = self.left == CONTINUED;

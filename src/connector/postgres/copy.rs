@@ -489,9 +489,9 @@ mod tests {
         fn numbers_come_back(int: i64, real: f64, narrow: f32) {
             prop_assert_eq!(decoded(encoded(Value::Int(int)).as_bytes(), &[Decode::Int]), [format!("Int({int})")]);
             prop_assert_eq!(decoded(encoded(Value::Real(real)).as_bytes(), &[Decode::Real8]), [format!("Real({real:?})")]);
-            let narrow_text = format!("{narrow:?}");
-            let expected: f64 = narrow_text.parse().unwrap();
-            prop_assert_eq!(decoded(narrow_text.as_bytes(), &[Decode::Real4]), [format!("Real({expected:?})")]);
+            let text = ryu::Buffer::new().format(narrow).to_owned();
+            let expected: f64 = text.parse().unwrap();
+            prop_assert_eq!(decoded(text.as_bytes(), &[Decode::Real4]), [format!("Real({expected:?})")]);
         }
 
         #[test]

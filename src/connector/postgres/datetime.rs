@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     /// The days that PostgreSQL's `date` can hold: 4714-11-24 BC to 5874897-12-31.
-    const DATE_RANGE: std::ops::RangeInclusive<i32> = -2_440_588..=2_145_031_948;
+    const DATE_RANGE: std::ops::RangeInclusive<i32> = -2_440_588..=2_145_042_905;
 
     fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
         let mut text = Vec::new();
@@ -205,7 +205,7 @@ mod tests {
             ("0001-01-01", -719_162),
             ("0001-12-31 BC", -719_163),
             ("4714-11-24 BC", -2_440_588),
-            ("5874897-12-31", 2_145_031_948),
+            ("5874897-12-31", 2_145_042_905),
             ("infinity", Value::DATE_INFINITY),
             ("-infinity", Value::DATE_NEG_INFINITY),
         ] {

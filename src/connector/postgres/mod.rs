@@ -36,6 +36,9 @@ mod type_map;
 mod wire;
 mod writer;
 
+#[cfg(test)]
+mod integration;
+
 use std::time::Duration;
 
 use serde_json::{Map, Value as Json};

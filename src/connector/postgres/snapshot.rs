@@ -48,7 +48,6 @@ impl PostgresSnapshot {
             // Lengths are counted in what is sent.
             encoding = "other".into();
         }
-        client.query("SAVEPOINT before_export").await?;
         let exported = client.query("SELECT pg_catalog.pg_export_snapshot()").await;
         let pool =
             |name, idle, exporter| Pool { endpoint, name, encoding, idle: Mutex::new(idle), _exporter: exporter };
@@ -56,7 +55,8 @@ impl PostgresSnapshot {
             Ok(name) => (pool(Some(text(name)), Vec::new(), Some(client)), readers),
             // A standby before version 10, for one.
             Err(error) if error.sqlstate.is_some() => {
-                client.query("ROLLBACK TO SAVEPOINT before_export").await?;
+                client.query("ROLLBACK").await?;
+                client.query(BEGIN).await?;
                 (pool(None, vec![client], None), 1)
             }
             Err(error) => return Err(error),
@@ -252,11 +252,10 @@ fn cut(name: &str, native: &NativeType, limit: i32, encoding: &str) -> (String, 
     let over = format!("{length} > {limit}");
     // A byte that carries a character on has the bits 10 in front; a character has at most three of them.
     let begins = |at: i32| format!("pg_catalog.get_byte(b, {at}) & 192 <> 128");
-    let mut end = String::from("CASE");
-    for back in 0..3.min(limit) {
-        end += &format!(" WHEN {} THEN {}", begins(limit - back), limit - back);
+    let mut end = (limit - 3).max(0).to_string();
+    for at in (limit - 2).max(1)..=limit {
+        end = format!("CASE WHEN {} THEN {at} ELSE {end} END", begins(at));
     }
-    end += &format!(" ELSE {} END", (limit - 3).max(0));
     let expression = format!(
         "CASE WHEN {over} THEN (SELECT pg_catalog.convert_from(pg_catalog.substr(b, 1, {end}), '{encoding}') \
          FROM (SELECT pg_catalog.convert_to(pg_catalog.\"left\"({text}, {}), '{encoding}') AS b OFFSET 0) AS c) \

@@ -134,7 +134,8 @@ impl Described {
 const ESTIMATES: &str = "SELECT place, greatest(CASE WHEN NOT relhassubclass THEN reltuples ELSE (\
      WITH RECURSIVE tree (member) AS (SELECT wanted.oid \
      UNION SELECT inhrelid FROM pg_inherits JOIN tree ON inhparent = member) \
-     SELECT sum(greatest(m.reltuples, 0)) FROM tree JOIN pg_class m ON m.oid = member) END, 0)::bigint FROM wanted";
+     SELECT sum(greatest(m.reltuples, 0)) FROM tree JOIN pg_class m ON m.oid = member AND m.relkind = 'r') \
+     END, 0)::bigint FROM wanted";
 
 /// A domain counts as its base type, through any number of domains.
 fn columns_query(version: u32) -> String {

@@ -65,6 +65,8 @@ pub struct Client {
     version: u32,
     /// Statements sent whose `ReadyForQuery` has not come yet.
     pending: usize,
+    /// What the server has refused since it was last ready: after a fatal error it closes the connection at once.
+    refusal: Option<ServerError>,
     /// What is left of the COPY OUT row being read.
     row_left: Option<usize>,
     /// The longest a statement other than COPY may take.
@@ -110,21 +112,16 @@ impl Client {
         self.send_query(sql)?;
         self.flush().await?;
         let mut rows = Rows::new();
-        let mut refusal = None;
         loop {
             match self.receive().await? {
                 b'T' => rows.clear(),
                 DATA_ROW => rows.push(self.data_row()?),
-                ERROR => refusal = refusal.or(Some(ServerError::parse(self.payload()))),
                 COPY_OUT | COPY_IN => return Err(broken("an unexpected COPY")),
                 READY => break,
                 _ => {}
             }
         }
-        match refusal {
-            Some(refusal) => Err(refusal.into_error()),
-            None => Ok(rows),
-        }
+        self.refusal.take().map_or(Ok(rows), |refusal| Err(refusal.into_error()))
     }
 
     /// Runs one statement whose parameters are given in their binary form and gives its only row as text.
@@ -145,16 +142,14 @@ impl Client {
         self.pending += 1;
         self.flush().await?;
         let mut row = Vec::new();
-        let mut refusal = None;
         loop {
             match self.receive().await? {
                 DATA_ROW => row = self.data_row()?,
-                ERROR => refusal = Some(ServerError::parse(self.payload())),
                 READY => break,
                 _ => {}
             }
         }
-        refusal.map_or(Ok(row), |refusal| Err(refusal.into_error()))
+        self.refusal.take().map_or(Ok(row), |refusal| Err(refusal.into_error()))
     }
 
     /// Starts a `COPY … TO STDOUT`, the last of the given statements.
@@ -164,8 +159,10 @@ impl Client {
         loop {
             match self.receive().await? {
                 COPY_OUT => return Ok(()),
-                ERROR => return Err(self.refused().await),
-                READY => return Err(broken("no COPY where one was asked for")),
+                READY => {
+                    let missing = || broken("no COPY where one was asked for");
+                    return Err(self.refusal.take().map_or_else(missing, ServerError::into_error));
+                }
                 _ => {}
             }
         }
@@ -210,14 +207,11 @@ impl Client {
 
     /// Takes a message of a COPY OUT that is no row; `false` when it was the end of the COPY.
     pub async fn copy_out_message(&mut self) -> Result<bool> {
-        match self.receive().await? {
-            COPY_DONE => {
-                while self.receive_accepted().await? != READY {}
-                Ok(false)
-            }
-            ERROR => Err(self.refused().await),
-            _ => Ok(true),
+        if !matches!(self.receive().await?, COPY_DONE | ERROR) {
+            return Ok(true);
         }
+        while self.receive().await? != READY {}
+        self.refusal.take().map_or(Ok(false), |refusal| Err(refusal.into_error()))
     }
 
     /// Starts a `COPY … FROM STDIN`. Its data may follow at once, its outcome is awaited by
@@ -252,7 +246,6 @@ impl Client {
     /// Waits for what became of the oldest COPY IN whose outcome has not been asked for.
     pub async fn copy_in_outcome(&mut self) -> Result<Loaded> {
         let mut rows = 0;
-        let mut refusal = None;
         loop {
             match self.receive().await? {
                 // `COPY 17`
@@ -260,12 +253,11 @@ impl Client {
                     let tag = String::from_utf8_lossy(self.payload());
                     rows = tag.trim_end_matches('\0').rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0);
                 }
-                ERROR => refusal = refusal.or(Some(ServerError::parse(self.payload()))),
                 READY => break,
                 _ => {}
             }
         }
-        Ok(refusal.map_or(Loaded::Rows(rows), Loaded::Refused))
+        Ok(self.refusal.take().map_or(Loaded::Rows(rows), Loaded::Refused))
     }
 
     fn send_query(&mut self, sql: &str) -> Result<()> {
@@ -291,34 +283,12 @@ impl Client {
     async fn last_words(&mut self, error: io::Error) -> Error {
         let said = tokio::time::timeout(LAST_WORDS, async {
             loop {
-                match self.receive().await {
-                    Ok(ERROR) => break ServerError::parse(self.payload()).into_error(),
-                    Ok(_) => {}
-                    Err(_) => break lost(&error),
+                if let Err(heard) = self.receive().await {
+                    break heard;
                 }
             }
         });
-        said.await.unwrap_or_else(|_| lost(&error))
-    }
-
-    /// The error of a statement whose `ErrorResponse` has just been received, after the rest of the answer.
-    async fn refused(&mut self) -> Error {
-        let refusal = ServerError::parse(self.payload());
-        loop {
-            match self.receive().await {
-                Ok(READY) => return refusal.into_error(),
-                Ok(_) => {}
-                // A fatal error: the server has closed the connection, and has said why.
-                Err(_) => return refusal.into_error(),
-            }
-        }
-    }
-
-    async fn receive_accepted(&mut self) -> Result<u8> {
-        match self.receive().await? {
-            ERROR => Err(self.refused().await),
-            tag => Ok(tag),
-        }
+        said.await.ok().filter(|heard| heard.sqlstate.is_some()).unwrap_or_else(|| lost(&error))
     }
 
     /// Receives the next message that is an answer; its payload is there until the next call.
@@ -343,6 +313,10 @@ impl Client {
             match tag {
                 NOTICE | NOTIFICATION => {}
                 PARAMETER_STATUS => self.note_parameter(),
+                ERROR => {
+                    self.refusal.get_or_insert(ServerError::parse(&self.input.buffer[self.message.clone()]));
+                    return Ok(tag);
+                }
                 READY => {
                     self.pending = self.pending.saturating_sub(1);
                     return Ok(tag);
@@ -358,14 +332,15 @@ impl Client {
 
     async fn read(&mut self) -> Result<()> {
         self.input.make_room(0);
-        match self.stream.read(&mut self.input.buffer[self.input.end..]).await {
-            Ok(0) => Err(Error::recoverable("server closed the connection unexpectedly")),
+        let error = match self.stream.read(&mut self.input.buffer[self.input.end..]).await {
+            Ok(0) => Error::recoverable("server closed the connection unexpectedly"),
             Ok(read) => {
                 self.input.end += read;
-                Ok(())
+                return Ok(());
             }
-            Err(error) => Err(lost(&error)),
-        }
+            Err(error) => lost(&error),
+        };
+        Err(self.refusal.take().map_or(error, ServerError::into_error))
     }
 
     fn note_parameter(&mut self) {

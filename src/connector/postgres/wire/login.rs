@@ -55,6 +55,7 @@ impl Client {
             key: None,
             version: 0,
             pending: 1,
+            refusal: None,
             row_left: None,
             timeout: settings.execute_timeout,
         };

@@ -1,0 +1,147 @@
+//! The connector against a real server, both ways.
+
+mod catalog;
+mod failures;
+mod login;
+mod types;
+
+use crate::connector::testing::postgres::{PostgresServer, postgres_server};
+use crate::connector::{
+    Connection, CreateKey, PrepareMode, ReadPlan, Rejected, Snapshot, Source, TableEntry, Target, engine,
+};
+use crate::data::{Batch, Format, Result, TableKind, TableName, TableSchema};
+
+const FORMATS: [Format; 3] = [Format::PostgresCopy, Format::Text, Format::Values];
+
+/// Two databases of one server, so that nothing on the target is there by itself.
+struct Pair {
+    server: &'static PostgresServer,
+    source_database: String,
+    target_database: String,
+    source: Box<dyn Source>,
+    target: Box<dyn Target>,
+}
+
+/// What a load did.
+#[derive(Default)]
+struct Load {
+    rows: u64,
+    rejected: Vec<Rejected>,
+    truncated: u64,
+    batches: usize,
+    batch_bytes_max: usize,
+}
+
+/// How a load is done.
+#[derive(Clone, Copy)]
+struct How {
+    format: Format,
+    lob_bytes_max: Option<u64>,
+    batch_rows: usize,
+    batch_bytes: usize,
+    mode: PrepareMode,
+    key: CreateKey,
+}
+
+fn how(format: Format) -> How {
+    How {
+        format,
+        lob_bytes_max: None,
+        batch_rows: 10_000,
+        batch_bytes: 1 << 20,
+        mode: PrepareMode::DropAndCreate,
+        key: CreateKey::WithTable,
+    }
+}
+
+fn source_of(connection: Connection) -> Box<dyn Source> {
+    (engine("postgres").unwrap().open_source)(connection)
+}
+
+fn target_of(connection: Connection) -> Box<dyn Target> {
+    (engine("aurora-postgresql").unwrap().open_target)(connection)
+}
+
+impl Pair {
+    fn new(setup: &str) -> Pair {
+        let server = postgres_server();
+        let (source_database, target_database) = (server.create_database(), server.create_database());
+        server.sql(&source_database, setup);
+        Pair {
+            source: source_of(server.connection(&source_database)),
+            target: target_of(server.connection(&target_database)),
+            server,
+            source_database,
+            target_database,
+        }
+    }
+
+    fn source_sql(&self, sql: &str) -> String {
+        self.server.sql(&self.source_database, sql)
+    }
+
+    fn target_sql(&self, sql: &str) -> String {
+        self.server.sql(&self.target_database, sql)
+    }
+
+    async fn describe(&self, schema: &str, table: &str) -> TableSchema {
+        let entry = TableEntry { name: TableName::new(schema, table), kind: TableKind::Table };
+        self.source.describe(&[entry]).await.unwrap().pop().expect("the table exists")
+    }
+
+    /// Loads `public.<table>` of the source into the target.
+    async fn load(&self, table: &str, how: How) -> Load {
+        let table = self.describe("public", table).await;
+        self.target.prepare(&table, how.mode, how.key).await.unwrap();
+        let load = self.copy(&table, how).await.unwrap();
+        self.target.finish(&table, how.key).await.unwrap();
+        load
+    }
+
+    /// Copies the rows alone.
+    async fn copy(&self, table: &TableSchema, how: How) -> Result<Load> {
+        let snapshot = self.source.snapshot(1).await?;
+        let columns: Vec<usize> = (0..table.columns.len()).collect();
+        assert!(snapshot.formats(table, &columns, how.lob_bytes_max).contains(&how.format), "{:?}", how.format);
+        assert!(self.target.formats(table).await?.contains(&how.format), "{:?}", how.format);
+        let mut reader = snapshot.read(plan(table, how)).await?;
+        let mut writer = self.target.writer(table, how.format).await?;
+        let (mut batch, mut load) = (Batch::new(), Load::default());
+        while reader.next(&mut batch).await? {
+            assert_eq!(batch.format(), how.format);
+            load.batches += 1;
+            load.batch_bytes_max = load.batch_bytes_max.max(batch.bytes());
+            load.truncated += batch.truncated();
+            let written = writer.write(&batch).await?;
+            load.rows += written.rows;
+            load.rejected.extend(written.rejected);
+        }
+        let written = writer.finish().await?;
+        load.rows += written.rows;
+        load.rejected.extend(written.rejected);
+        Ok(load)
+    }
+
+    /// All rows of a table as text, in one order, from both ends.
+    fn both(&self, table: &str, columns: &str) -> (String, String) {
+        let sql = format!(
+            "SELECT line FROM (SELECT ({columns})::text AS line FROM public.{table} AS t) r ORDER BY line COLLATE \"C\""
+        );
+        (self.source_sql(&sql), self.target_sql(&sql))
+    }
+}
+
+fn plan(table: &TableSchema, how: How) -> ReadPlan {
+    ReadPlan {
+        table: table.clone(),
+        columns: (0..table.columns.len()).collect(),
+        format: how.format,
+        lob_bytes_max: how.lob_bytes_max,
+        batch_rows: how.batch_rows,
+        batch_bytes: how.batch_bytes,
+    }
+}
+
+async fn open(source: &dyn Source, readers: usize) -> Box<dyn Snapshot> {
+    source.snapshot(readers).await.unwrap()
+}

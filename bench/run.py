@@ -45,7 +45,9 @@ CHECK = """
 
 def run(command, check=True, **options):
     """Runs a command without input and returns what it prints."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
     if check and done.returncode != 0:
         sys.exit(f"{command} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return done.stdout
@@ -89,7 +91,11 @@ class Server:
 
 def fill(server, rows):
     """Makes the source table in the database `bench` unless it is there with as many rows; the server makes the rows."""
-    have = server.sql("SELECT COUNT(*) FROM information_schema.tables WHERE table_name = 'lineitem'", "bench") if exists(server) else "0"
+    have = (
+        server.sql("SELECT COUNT(*) FROM information_schema.tables WHERE table_name = 'lineitem'", "bench")
+        if exists(server)
+        else "0"
+    )
     if have == "1" and server.sql("SELECT COUNT(*) FROM lineitem", "bench") == str(rows):
         return
     # From the row's number n by arithmetic, the same in both engines.
@@ -107,7 +113,11 @@ def fill(server, rows):
         choose.format(f"({n} % 7)", "'REG AIR', 'AIR', 'RAIL', 'SHIP', 'TRUCK', 'MAIL', 'FOB'"),
         f"SUBSTR(CONCAT(MD5(CAST({n} AS char(20))), ' final deposits'), 1, CAST(10 + {n} % 35 AS {'integer' if server.is_postgres else 'signed'}))",
     ])  # fmt: skip
-    numbers = f"generate_series(1::bigint, {rows}) AS n" if server.is_postgres else f"(SELECT CAST(seq AS signed) AS seq FROM seq_1_to_{rows}) AS numbers"
+    numbers = (
+        f"generate_series(1::bigint, {rows}) AS n"
+        if server.is_postgres
+        else f"(SELECT CAST(seq AS signed) AS seq FROM seq_1_to_{rows}) AS numbers"
+    )
     new_database(server, "bench")
     if server.is_postgres:
         server.sql(f"CREATE TABLE lineitem ({COLUMNS})", "bench")
@@ -115,7 +125,10 @@ def fill(server, rows):
         server.sql(f"ALTER TABLE lineitem ADD {PRIMARY_KEY}", "bench")
         server.sql("VACUUM (ANALYZE, FREEZE) lineitem", "bench")
     else:
-        server.sql(f"CREATE TABLE lineitem ({COLUMNS}, {PRIMARY_KEY}); SET sql_log_bin = 0; INSERT INTO lineitem SELECT {select} FROM {numbers}", "bench")
+        server.sql(
+            f"CREATE TABLE lineitem ({COLUMNS}, {PRIMARY_KEY}); SET sql_log_bin = 0; INSERT INTO lineitem SELECT {select} FROM {numbers}",
+            "bench",
+        )
 
 
 def exists(server):
@@ -155,7 +168,9 @@ class Direction:
 
     def pipe(self):
         source, target = self.source.client("bench"), self.target.client("bench")
-        self.target.sql(f"CREATE TABLE lineitem ({COLUMNS}{'' if self.target.is_postgres else ', ' + PRIMARY_KEY})", "bench")
+        self.target.sql(
+            f"CREATE TABLE lineitem ({COLUMNS}{'' if self.target.is_postgres else ', ' + PRIMARY_KEY})", "bench"
+        )
         binary = " (FORMAT binary)" if self.source.is_postgres and self.target.is_postgres else ""
         # mariadb -B writes NULL as this word; the table has none.
         if self.source.is_postgres:
@@ -182,7 +197,16 @@ class Direction:
     def pgcopydb(self):
         work = self.server.folder / "pgcopydb"
         shutil.rmtree(work, ignore_errors=True)
-        command = ["pgcopydb", "clone", "--source", self.source.url("bench"), "--target", self.target.url("bench"), "--dir", str(work)]
+        command = [
+            "pgcopydb",
+            "clone",
+            "--source",
+            self.source.url("bench"),
+            "--target",
+            self.target.url("bench"),
+            "--dir",
+            str(work),
+        ]
         started = time.monotonic()
         run(command)
         return time.monotonic() - started
@@ -195,13 +219,20 @@ class Direction:
     def check(self, contender):
         """The rows that arrived are those of the source."""
         if self.target.is_postgres:
-            schema = self.target.sql("SELECT table_schema FROM information_schema.tables WHERE table_name = 'lineitem'", "bench")
+            schema = self.target.sql(
+                "SELECT table_schema FROM information_schema.tables WHERE table_name = 'lineitem'", "bench"
+            )
             table, database = f"{schema}.lineitem", "bench"
-            keys = self.target.sql("SELECT COUNT(*) FROM pg_index JOIN pg_class ON indrelid = pg_class.oid WHERE indisprimary AND relname = 'lineitem'", "bench")
+            keys = self.target.sql(
+                "SELECT COUNT(*) FROM pg_index JOIN pg_class ON indrelid = pg_class.oid WHERE indisprimary AND relname = 'lineitem'",
+                "bench",
+            )
         else:
             schema = self.schema if contender == "dms-local" else "bench"
             table, database = f"{schema}.lineitem", None
-            keys = self.target.sql(f"SELECT COUNT(*) FROM information_schema.table_constraints WHERE table_schema = '{schema}' AND table_name = 'lineitem'")
+            keys = self.target.sql(
+                f"SELECT COUNT(*) FROM information_schema.table_constraints WHERE table_schema = '{schema}' AND table_name = 'lineitem'"
+            )
         here = self.source.sql(CHECK.format(table="lineitem"), "bench")
         there = self.target.sql(CHECK.format(table=table), database)
         if numbers(here) != numbers(there) or keys != "1":
@@ -240,10 +271,20 @@ class DmsLocal:
 
     def start(self):
         """Returns the seconds from the start of the process to its URL."""
-        command = [*self.prefix, self.binary, "serve", "--listen", "127.0.0.1:0", "--data-dir", str(self.folder / "server")]
+        command = [
+            *self.prefix,
+            self.binary,
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--data-dir",
+            str(self.folder / "server"),
+        ]
         with open(self.folder / "server.log", "ab") as log:
             started = time.monotonic()
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True
+            )
             line = self.process.stdout.readline()
             seconds = time.monotonic() - started
         found = re.search(r"http://\S+", line)
@@ -291,7 +332,13 @@ class DmsLocal:
         """Seconds of a whole task with default settings, from the call that starts it to its status `stopped`."""
         self.task_number += 1
         locator = {"schema-name": schema, "table-name": "lineitem"}
-        rule = {"rule-type": "selection", "rule-id": "1", "rule-name": "1", "object-locator": locator, "rule-action": "include"}
+        rule = {
+            "rule-type": "selection",
+            "rule-id": "1",
+            "rule-name": "1",
+            "object-locator": locator,
+            "rule-action": "include",
+        }
         task = self.client.create_replication_task(
             ReplicationTaskIdentifier=f"bench-{self.task_number}", ReplicationInstanceArn=self.instance(),
             SourceEndpointArn=self.endpoint("source", source), TargetEndpointArn=self.endpoint("target", target),
@@ -302,7 +349,9 @@ class DmsLocal:
         started = time.monotonic()
         self.client.start_replication_task(ReplicationTaskArn=task, StartReplicationTaskType="start-replication")
         while True:
-            described = self.client.describe_replication_tasks(Filters=by_arn, WithoutSettings=True)["ReplicationTasks"][0]
+            described = self.client.describe_replication_tasks(Filters=by_arn, WithoutSettings=True)[
+                "ReplicationTasks"
+            ][0]
             if described["Status"] in ("stopped", "failed"):
                 break
             time.sleep(0.05)
@@ -385,12 +434,19 @@ def report_server(figures):
     rows = [
         ("start to URL", f"{figures['start'] * 1000:.0f} ms", "< 50 ms", figures["start"] < 0.05),
         ("idle memory", f"{figures['memory']:.1f} MiB", "< 25 MiB", figures["memory"] < 25),
-        ("DescribeEndpoints of one by its identifier, of 1,000", f"{figures['one']:,.0f} calls/s", "≥ 2,000 calls/s", figures["one"] >= 2000),
+        (
+            "DescribeEndpoints of one by its identifier, of 1,000",
+            f"{figures['one']:,.0f} calls/s",
+            "≥ 2,000 calls/s",
+            figures["one"] >= 2000,
+        ),
         ("DescribeEndpoints, a page of 100 of 1,000", f"{figures['page']:,.0f} calls/s", "", None),
         ("highest memory in all of these", f"{figures['peak']:.1f} MiB", "", None),
     ]
     lines = ["The server on one core; medians.", "", "| | measured | must be | |", "|---|---:|---:|---|"]
-    return lines + [f"| {what} | {value} | {limit} | {'' if ok is None else verdict(ok)} |" for what, value, limit, ok in rows]
+    return lines + [
+        f"| {what} | {value} | {limit} | {'' if ok is None else verdict(ok)} |" for what, value, limit, ok in rows
+    ]
 
 
 def machine():
@@ -402,7 +458,9 @@ def machine():
 def main():
     arguments = parse_arguments()
     run(["cargo", "build", "--release", "--quiet"], cwd=ROOT)
-    binary = str(pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve() / "release" / "dms-local")
+    binary = str(
+        pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve() / "release" / "dms-local"
+    )
     folder = pathlib.Path(arguments.dir or run([str(ROOT / "scripts/data_dir.sh"), "bench"]).strip())
     folder.mkdir(parents=True, exist_ok=True)
     sandbox = [binary, "sandbox", "{}", "--dir", str(folder / "sandbox")]
@@ -410,7 +468,9 @@ def main():
     server = DmsLocal(binary, folder)
     try:
         if "loads" in arguments.parts:
-            started = json.loads(run([part.format("start") for part in sandbox] + ["--postgres", "2", "--mariadb", "2"]))
+            started = json.loads(
+                run([part.format("start") for part in sandbox] + ["--postgres", "2", "--mariadb", "2"])
+            )
             servers = {fields["name"]: Server(fields) for fields in started["instances"]}
             lines.append(", ".join(sorted({f"{one.engine} {one.version}" for one in servers.values()})))
             sources = {"postgres": servers["postgres-1"], "mariadb": servers["mariadb-1"]}
@@ -425,7 +485,12 @@ def main():
             for source, target in wanted:
                 direction = Direction(sources[source], targets[target], server, arguments.rows)
                 results[direction.name] = direction.measure(arguments.runs, lambda line: print(line, flush=True))
-            lines += ["", *report_loads(arguments.rows, results), "", f"Highest memory of the server in all loads: {server.memory('VmHWM'):.1f} MiB"]
+            lines += [
+                "",
+                *report_loads(arguments.rows, results),
+                "",
+                f"Highest memory of the server in all loads: {server.memory('VmHWM'):.1f} MiB",
+            ]
             server.stop()
         if "server" in arguments.parts:
             print("  measuring the server", flush=True)

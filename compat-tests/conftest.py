@@ -99,13 +99,19 @@ class Server:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DMS_LOCAL_")}
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environment | self.environment
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment | self.environment,
             )
         line = self._first_line()
         found = re.search(r"http://\S+", line)
         if not found:
             self.kill9()
-            pytest.fail(f"the server did not print its URL in {START_SECONDS} s but {line!r}; see {self.log}:\n{self.tail()}")
+            pytest.fail(
+                f"the server did not print its URL in {START_SECONDS} s but {line!r}; see {self.log}:\n{self.tail()}"
+            )
         self.url = found.group().rstrip("/.")
         return self
 
@@ -304,12 +310,24 @@ class Database:
         """A connection of the plain Python driver, committing each statement."""
         if self.is_postgres:
             return psycopg.connect(
-                host=self.host, port=self.port, user=self.user, password=self.password, dbname=self.database,
-                autocommit=True, **options,
+                host=self.host,
+                port=self.port,
+                user=self.user,
+                password=self.password,
+                dbname=self.database,
+                autocommit=True,
+                **options,
             )
         return pymysql.connect(
-            host=self.host, port=self.port, user=self.user, password=self.password, database=self.database,
-            autocommit=True, charset="utf8mb4", local_infile=True, **options,
+            host=self.host,
+            port=self.port,
+            user=self.user,
+            password=self.password,
+            database=self.database,
+            autocommit=True,
+            charset="utf8mb4",
+            local_infile=True,
+            **options,
         )
 
     def execute(self, *statements):

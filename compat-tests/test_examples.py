@@ -30,7 +30,9 @@ def url(database, name=""):
 def sample(databases):
     """The demo's sample, small, in MariaDB; its schema."""
     schema = unique("sample").replace("-", "_")
-    code, output = script("examples/demo/sample_data.py", url(databases.maria_source), "--schema", schema, "--scale", SCALE)
+    code, output = script(
+        "examples/demo/sample_data.py", url(databases.maria_source), "--schema", schema, "--scale", SCALE
+    )
     assert code == 0, output
     assert "18 tables" in output
     return schema

@@ -182,7 +182,10 @@ class Progress:
             for table in done:
                 if table["TableName"] not in self.said:
                     self.said.add(table["TableName"])
-                    print(f"  {len(self.said):>3}/{len(statistics)} {table['TableName']}: {table['TableState']}", flush=True)
+                    print(
+                        f"  {len(self.said):>3}/{len(statistics)} {table['TableName']}: {table['TableState']}",
+                        flush=True,
+                    )
 
     def end(self, statistics):
         self.show(statistics)

@@ -74,7 +74,7 @@ install_packages() {
     as_root apt-get update -qq
     local package
     for package in "${optional[@]}"; do
-        if [ -n "$(apt-cache policy "$package" 2>/dev/null | sed -n 's/^  Candidate: //p' | grep -v '(none)')" ]; then
+        if apt-cache policy "$package" 2>/dev/null | grep -q '^  Candidate: [^(]'; then
             packages+=("$package")
         else
             echo "  $package is not in this distribution; what needs it will say so"

@@ -2,7 +2,7 @@
 # Runs every test: those of the crate, then the black-box tests. Both run whatever the first gives; the summaries of
 # both close the output, and one failure fails the whole.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 
 export RUST_BACKTRACE=${RUST_BACKTRACE:-1}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}

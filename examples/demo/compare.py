@@ -114,7 +114,14 @@ NORMALIZERS = {
 }
 
 # By its type in the target, where that decides.
-TARGET_NORMALIZERS = {"bool": truth, "bit": bit_string, "varbit": bit_string, "bpchar": padded, "json": document, "jsonb": document}
+TARGET_NORMALIZERS = {
+    "bool": truth,
+    "bit": bit_string,
+    "varbit": bit_string,
+    "bpchar": padded,
+    "json": document,
+    "jsonb": document,
+}
 
 # Values whose texts are equal are equal, unless their type is one of these (a bytea's text may be some other blob).
 ALWAYS_NORMALIZED = {binary, bits, bit_string}
@@ -153,17 +160,26 @@ class Outcome:
 def source_connection(url, schema):
     """A connection that hands out values as the server sends them and rows as they come."""
     connection = pymysql.connect(
-        host=url.hostname, port=url.port or 3306, user=urllib.parse.unquote(url.username or ""),
-        password=urllib.parse.unquote(url.password or ""), database=schema, charset="utf8mb4", conv=pymysql.converters.encoders,
-        cursorclass=pymysql.cursors.SSCursor, init_command="SET time_zone = '+00:00'",
+        host=url.hostname,
+        port=url.port or 3306,
+        user=urllib.parse.unquote(url.username or ""),
+        password=urllib.parse.unquote(url.password or ""),
+        database=schema,
+        charset="utf8mb4",
+        conv=pymysql.converters.encoders,
+        cursorclass=pymysql.cursors.SSCursor,
+        init_command="SET time_zone = '+00:00'",
     )
     return connection
 
 
 def target_connection(url):
     return psycopg.connect(
-        host=url.hostname, port=url.port or 5432, user=urllib.parse.unquote(url.username or ""),
-        password=urllib.parse.unquote(url.password or ""), dbname=url.path.strip("/") or "postgres",
+        host=url.hostname,
+        port=url.port or 5432,
+        user=urllib.parse.unquote(url.username or ""),
+        password=urllib.parse.unquote(url.password or ""),
+        dbname=url.path.strip("/") or "postgres",
         options="-c timezone=UTC -c extra_float_digits=3 -c bytea_output=hex -c datestyle=ISO,YMD",
     )
 
@@ -224,14 +240,16 @@ def tables_of(source_url, target_url, schema, target_schema):
     cursor.execute(
         "SELECT table_name, column_name, data_type FROM information_schema.columns JOIN information_schema.tables"
         " USING (table_schema, table_name) WHERE table_schema = %s AND table_type = 'BASE TABLE'"
-        " ORDER BY table_name, ordinal_position", (schema,),
+        " ORDER BY table_name, ordinal_position",
+        (schema,),
     )
     source = {}
     for table, column, kind in cursor.fetchall():
         source.setdefault(table, []).append((column, kind))
     cursor.execute(
         "SELECT table_name, column_name FROM information_schema.key_column_usage WHERE table_schema = %s"
-        " AND constraint_name = 'PRIMARY' ORDER BY table_name, ordinal_position", (schema,),
+        " AND constraint_name = 'PRIMARY' ORDER BY table_name, ordinal_position",
+        (schema,),
     )
     keys = {}
     for table, column in cursor.fetchall():
@@ -239,7 +257,8 @@ def tables_of(source_url, target_url, schema, target_schema):
     with target_connection(target_url) as connection:
         rows = connection.execute(
             "SELECT table_name, column_name, udt_name FROM information_schema.columns WHERE table_schema = %s"
-            " ORDER BY table_name, ordinal_position", (target_schema,),
+            " ORDER BY table_name, ordinal_position",
+            (target_schema,),
         ).fetchall()
     target = {}
     for table, column, kind in rows:
@@ -311,7 +330,9 @@ class Comparison:
             if a is None and b is None:
                 continue
             if a is None or b is None or (normalizer in ALWAYS_NORMALIZED or a != b) and normalizer(a) != normalizer(b):
-                self.differ(f"row {self.name(left)}, {column.name}: {shorten(a)} in the source, {shorten(b)} in the target")
+                self.differ(
+                    f"row {self.name(left)}, {column.name}: {shorten(a)} in the source, {shorten(b)} in the target"
+                )
 
     def key(self, row):
         """What rows are ordered by: numbers as numbers, text as bytes."""
@@ -319,7 +340,9 @@ class Comparison:
         return tuple(value.encode() if isinstance(value, str) else value for value in values)
 
     def name(self, row):
-        return ", ".join(f"{self.table.columns[position].name} = {shorten(row[position])}" for position in self.table.key)
+        return ", ".join(
+            f"{self.table.columns[position].name} = {shorten(row[position])}" for position in self.table.key
+        )
 
     def by_sum(self, source, target):
         rows, sums = [0, 0], [0, 0]
@@ -334,7 +357,10 @@ class Comparison:
             self.differ("the rows are not the same (there is no primary key to tell which)")
 
     def checksum(self, row):
-        values = [None if value is None else normalizer(value) for normalizer, value in zip(self.normalizers, row, strict=True)]
+        values = [
+            None if value is None else normalizer(value)
+            for normalizer, value in zip(self.normalizers, row, strict=True)
+        ]
         return int.from_bytes(hashlib.blake2b(repr(values).encode(), digest_size=16).digest(), "big")
 
 
@@ -381,7 +407,9 @@ ALTERED = {
     "float4": "({0}::float8 * (1 - 1.2e-7::float8))::float4",
     "float8": "{0} * (1 - 2.3e-16::float8)",
     # A character in the place of the last one, so that the value still fits.
-    **dict.fromkeys(["text", "varchar", "bpchar"], "left({0}, -1) || CASE WHEN right({0}, 1) = '~' THEN '!' ELSE '~' END"),
+    **dict.fromkeys(
+        ["text", "varchar", "bpchar"], "left({0}, -1) || CASE WHEN right({0}, 1) = '~' THEN '!' ELSE '~' END"
+    ),
 }
 
 
@@ -436,7 +464,9 @@ def compare_in(connection, arguments, table):
     """Compares with what this transaction sees of the target."""
     source = source_connection(arguments.source, arguments.schema)
     try:
-        return Comparison(table).run(source_rows(source, table), target_rows(connection, arguments.target_schema, table))
+        return Comparison(table).run(
+            source_rows(source, table), target_rows(connection, arguments.target_schema, table)
+        )
     finally:
         source.close()
 
@@ -453,7 +483,10 @@ def main():
     rows = 0
     for outcome in compare_all(arguments, tables):
         rows += outcome.rows
-        print(f"  {outcome.table:<20} {outcome.rows:>10,} rows  {'same' if not outcome.differences else 'DIFFERENT'}", flush=True)
+        print(
+            f"  {outcome.table:<20} {outcome.rows:>10,} rows  {'same' if not outcome.differences else 'DIFFERENT'}",
+            flush=True,
+        )
         differences += outcome.differences
     for difference in differences:
         print(f"  {difference}")

@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-keep= only_clean=
+keep='' only_clean=''
 for argument in "$@"; do
     case $argument in
     --keep) keep=yes ;;
@@ -23,10 +23,10 @@ done
 
 data=${DMS_LOCAL_DEMO_DIR:-$(scripts/data_dir.sh demo)}
 python=$PWD/.venv/bin/python
-server_pid=
+server_pid=''
 
 step() {
-    printf '\n\033[1m%s\033[0m\n' "$*"
+    if [ -t 1 ]; then printf '\n\033[1m%s\033[0m\n' "$*"; else printf '\n%s\n' "$*"; fi
 }
 
 # Ends what this run started, however it ends.
@@ -34,16 +34,22 @@ finish() {
     local code=$?
     trap - EXIT INT TERM
     if [ -n "$server_pid" ]; then
-        kill "$server_pid" 2>/dev/null && wait "$server_pid" || true
+        kill "$server_pid" 2>/dev/null || true
+        wait "$server_pid" || true
     fi
     clean
+    if [ "$code" = 0 ]; then
+        rm -f "$data/sandbox.json" "$data/server.log"
+        rmdir "$data" || true
+    else
+        echo "FAILED; the server's log is $data/server.log" >&2
+    fi
     exit "$code"
 }
 
 clean() {
     if [ -d "$data/sandbox" ]; then "$binary" sandbox stop --delete --dir "$data/sandbox" >/dev/null; fi
-    rm -rf "$data/server"
-    rmdir "$data" 2>/dev/null || true
+    rm -rf "$data/server" "$data/url"
 }
 
 # field NAME FIELD: what the sandbox says of one of its servers.
@@ -62,11 +68,10 @@ cargo build --release --quiet
 binary=${CARGO_TARGET_DIR:-target}/release/dms-local
 if [ -n "$only_clean" ]; then
     clean
-    rm -f "$data/sandbox.json" "$data/server.log"
+    rm -rf "$data"
     exit
 fi
 # What an earlier run left behind, if it was killed.
-mkdir -p "$data"
 clean
 mkdir -p "$data"
 trap finish EXIT

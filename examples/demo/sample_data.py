@@ -403,12 +403,20 @@ def split_call(text, start):
 def load(connection, schema, scale, say=print):
     """Makes the schema anew and fills it; returns the number of rows."""
     cursor = connection.cursor()
-    cursor.execute("SELECT COUNT(*) FROM information_schema.engines WHERE engine = 'SEQUENCE' AND support IN ('YES', 'DEFAULT')")
+    cursor.execute(
+        "SELECT COUNT(*) FROM information_schema.engines WHERE engine = 'SEQUENCE' AND support IN ('YES', 'DEFAULT')"
+    )
     if cursor.fetchone() == (0,):
         raise SystemExit("the sample needs MariaDB with its SEQUENCE engine")
     # A million rows that follow from a script need no binary log, and what refers to each other is right by
     # construction.
-    for setting in ["sql_log_bin = 0", "foreign_key_checks = 0", "unique_checks = 0", "time_zone = '+00:00'", "names utf8mb4"]:
+    for setting in [
+        "sql_log_bin = 0",
+        "foreign_key_checks = 0",
+        "unique_checks = 0",
+        "time_zone = '+00:00'",
+        "names utf8mb4",
+    ]:
         cursor.execute(f"SET {setting}")
     cursor.execute(f"DROP DATABASE IF EXISTS `{schema}`")
     cursor.execute(f"CREATE DATABASE `{schema}` CHARACTER SET utf8mb4")
@@ -434,8 +442,11 @@ def main():
     arguments = parser.parse_args()
     url = urllib.parse.urlsplit(arguments.database)
     connection = pymysql.connect(
-        host=url.hostname, port=url.port or 3306, user=urllib.parse.unquote(url.username or ""),
-        password=urllib.parse.unquote(url.password or ""), charset="utf8mb4",
+        host=url.hostname,
+        port=url.port or 3306,
+        user=urllib.parse.unquote(url.username or ""),
+        password=urllib.parse.unquote(url.password or ""),
+        charset="utf8mb4",
     )
     started = time.monotonic()
     total = load(connection, arguments.schema, arguments.scale)

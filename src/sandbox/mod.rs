@@ -100,7 +100,7 @@ impl Kind {
     }
 }
 
-/// What a crash of the machine may cost.
+/// What a crash of the machine may cost. That of a server alone costs nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// Nothing that was committed, as in production: what a benchmark needs to be honest.

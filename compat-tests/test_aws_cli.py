@@ -184,10 +184,10 @@ def test_the_command_line_shows_what_went_wrong(cli, arguments, options, code, t
 
 
 def test_lists_are_paged_by_the_command_line(cli):
-    printed = cli("describe-orderable-replication-instances", max_items="150")
-    assert len(printed["OrderableReplicationInstances"]) == 150
+    printed = cli("describe-orderable-replication-instances", max_items="90")
+    assert len(printed["OrderableReplicationInstances"]) == 90
     assert printed["NextToken"]
-    whole = cli("describe-orderable-replication-instances", page_size="100")["OrderableReplicationInstances"]
+    whole = cli("describe-orderable-replication-instances", page_size="20")["OrderableReplicationInstances"]
     rest = cli("describe-orderable-replication-instances", starting_token=printed["NextToken"])
     assert printed["OrderableReplicationInstances"] + rest["OrderableReplicationInstances"] == whole
 

@@ -47,7 +47,7 @@ def outcome(client, instance_arn, endpoint_arn):
     return wait_until(ended, "the connection is tested", 60)
 
 
-def tested(client, instance_arn, **endpoint):
+def after_test(client, instance_arn, **endpoint):
     """Creates an endpoint and tests it to the end; the connection."""
     arn = make_endpoint_row(client, **endpoint)["EndpointArn"]
     start_test(client, instance_arn, arn)
@@ -157,20 +157,22 @@ def test_a_describe_of_a_connection_being_tested_is_held_for_the_settle_time(mak
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "aurora", "postgres", "aurora-postgresql"])
 def test_a_port_where_nobody_listens_refuses(client, engine):
     instance = create_replication_instance(client)["ReplicationInstanceArn"]
-    assert_failed(tested(client, instance, engine=engine, Port=closed_port()), "refused")
+    assert_failed(after_test(client, instance, engine=engine, Port=closed_port()), "refused")
 
 
 @pytest.mark.parametrize("engine", ["mysql", "postgres"])
 def test_a_host_that_does_not_exist_is_named(client, engine):
     instance = create_replication_instance(client)["ReplicationInstanceArn"]
-    assert_failed(tested(client, instance, engine=engine, ServerName="no-such-host.invalid"), r"no-such-host\.invalid")
+    assert_failed(
+        after_test(client, instance, engine=engine, ServerName="no-such-host.invalid"), r"no-such-host\.invalid"
+    )
 
 
 @pytest.mark.parametrize("engine", ["mysql", "postgres"])
 def test_a_server_that_says_nothing_times_out(client, engine):
     instance = create_replication_instance(client)["ReplicationInstanceArn"]
     with silent_server() as port:
-        assert_failed(tested(client, instance, engine=engine, Port=port), "no answer|timeout|timed out")
+        assert_failed(after_test(client, instance, engine=engine, Port=port), r"no answer|timeout|timed out|in \d+ s")
 
 
 # --- with databases --------------------------------------------------------------------------------------------------
@@ -204,7 +206,7 @@ def test_a_good_endpoint_connects(client, databases, server_name, kind):
 def test_a_relative_of_the_engine_connects(client, databases, server_name, engine):
     instance = create_replication_instance(client)["ReplicationInstanceArn"]
     parameters = endpoint_of(getattr(databases, server_name)) | {"engine": engine}
-    assert tested(client, instance, **parameters)["Status"] == "successful"
+    assert after_test(client, instance, **parameters)["Status"] == "successful"
 
 
 @pytest.mark.parametrize(
@@ -219,13 +221,13 @@ def test_a_relative_of_the_engine_connects(client, databases, server_name, engin
 )
 def test_the_true_cause_of_a_refused_login_is_named(client, databases, server_name, change, cause):
     instance = create_replication_instance(client)["ReplicationInstanceArn"]
-    connection = tested(client, instance, **endpoint_of(getattr(databases, server_name), **change))
+    connection = after_test(client, instance, **endpoint_of(getattr(databases, server_name), **change))
     assert_failed(connection, cause)
 
 
 def test_the_wrong_password_of_a_postgresql_user_is_named(client, databases):
     instance = create_replication_instance(client)["ReplicationInstanceArn"]
-    connection = tested(client, instance, **endpoint_of(databases.pg_source, Password=WRONG_PASSWORD))
+    connection = after_test(client, instance, **endpoint_of(databases.pg_source, Password=WRONG_PASSWORD))
     assert_failed(connection, "password authentication failed")
 
 
@@ -239,18 +241,18 @@ def test_tls_that_a_server_does_not_speak_fails_the_test(client, databases, serv
         "no",
     ), "the sandbox speaks TLS: test that it works instead"
     instance = create_replication_instance(client)["ReplicationInstanceArn"]
-    assert_failed(tested(client, instance, **endpoint_of(database, SslMode="require")), "tls|ssl")
+    assert_failed(after_test(client, instance, **endpoint_of(database, SslMode="require")), "tls|ssl")
 
 
 def test_a_source_of_another_engine_fails_the_test(client, databases):
     instance = create_replication_instance(client)["ReplicationInstanceArn"]
-    assert_failed(tested(client, instance, **(endpoint_of(databases.pg_source) | {"engine": "mysql"})))
+    assert_failed(after_test(client, instance, **(endpoint_of(databases.pg_source) | {"engine": "mysql"})))
 
 
 def test_a_test_after_a_repair_succeeds_in_the_same_row(client, databases):
     instance = create_replication_instance(client)["ReplicationInstanceArn"]
     good = endpoint_of(databases.maria_source)
-    connection = tested(client, instance, **(good | {"Password": WRONG_PASSWORD}))
+    connection = after_test(client, instance, **(good | {"Password": WRONG_PASSWORD}))
     assert connection["Status"] == "failed"
     endpoint = connection["EndpointArn"]
     client.modify_endpoint(EndpointArn=endpoint, Password=good["Password"])
@@ -265,7 +267,7 @@ def test_a_test_after_a_repair_succeeds_in_the_same_row(client, databases):
 def test_modifying_an_endpoint_tests_its_connections_again(client, databases):
     instance = create_replication_instance(client)["ReplicationInstanceArn"]
     good = endpoint_of(databases.maria_source)
-    endpoint = tested(client, instance, **good)["EndpointArn"]
+    endpoint = after_test(client, instance, **good)["EndpointArn"]
     assert describe(client, instance, endpoint)["Status"] == "successful"
     client.modify_endpoint(EndpointArn=endpoint, Password=WRONG_PASSWORD)
     assert_failed(outcome(client, instance, endpoint), "access denied")
@@ -286,7 +288,7 @@ def test_modifying_an_endpoint_that_was_never_tested_tests_nothing(client):
 def connection(client):
     """A connection whose test has failed."""
     instance = create_replication_instance(client)["ReplicationInstanceArn"]
-    return tested(client, instance, Port=closed_port())
+    return after_test(client, instance, Port=closed_port())
 
 
 def key(connection):

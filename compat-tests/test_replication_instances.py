@@ -295,17 +295,6 @@ def test_an_engine_upgrade_at_once(client):
     assert settled(client, arn)["EngineVersion"] == "3.5.4"
 
 
-def test_an_upgrade_of_the_minor_version_number_needs_consent(client):
-    arn = create_replication_instance(client, EngineVersion="3.4.7", AutoMinorVersionUpgrade=False)[
-        "ReplicationInstanceArn"
-    ]
-    request = {"ReplicationInstanceArn": arn, "EngineVersion": "3.5.4", "ApplyImmediately": True}
-    with fault(REFUSED):
-        client.modify_replication_instance(**request)
-    client.modify_replication_instance(**request, AllowMajorVersionUpgrade=True)
-    assert settled(client, arn)["EngineVersion"] == "3.5.4"
-
-
 def test_what_needs_no_downtime_changes_at_once(client):
     arn = create_replication_instance(client)["ReplicationInstanceArn"]
     client.modify_replication_instance(

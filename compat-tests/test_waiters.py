@@ -10,7 +10,7 @@ import botocore.waiter
 import pytest
 from conftest import filters, include
 
-from resources import closed_port, make_endpoint_row, make_stage, random_account, running_task, silent_server
+from resources import closed_port, make_endpoint_row, make_stage, running_task, silent_server
 
 
 class SecondLook(Exception):
@@ -39,18 +39,26 @@ def look(client, waiter, name, value):
 
 
 @pytest.fixture
-def client(make_client):
-    return make_client(account=random_account())
+def dms(make_server, make_client):
+    """A client of a server that holds a describe for as long as a slow machine may need. By default it is a second,
+    which is plenty where nothing else runs."""
+    return make_client(url=make_server("--settle", "30").url)
 
 
-def test_a_waiter_that_would_sleep_is_caught(one_look, client):
-    instance = create_instance(client)["ReplicationInstanceArn"]
-    look(client, "replication_instance_available", "replication-instance-arn", instance)
+@pytest.fixture
+def client(dms):
+    return dms
+
+
+def test_a_waiter_that_would_sleep_is_caught(make_server, make_client, request):
+    client = make_client(url=make_server("--settle", "0").url)
+    stage = make_stage(client)
+    request.getfixturevalue("one_look")
     with silent_server() as port:
-        endpoint = make_endpoint_row(client, Port=port)["EndpointArn"]
-        client.test_connection(ReplicationInstanceArn=instance, EndpointArn=endpoint)
+        client.modify_endpoint(EndpointArn=stage.source_arn, Port=port)
+        client.test_connection(ReplicationInstanceArn=stage.instance_arn, EndpointArn=stage.source_arn)
         with pytest.raises(SecondLook):
-            look(client, "test_connection_succeeds", "endpoint-arn", endpoint)
+            look(client, "test_connection_succeeds", "endpoint-arn", stage.source_arn)
 
 
 def create_instance(client, **parameters):
@@ -122,9 +130,9 @@ def test_a_connection_that_fails_ends_its_waiter_at_once(one_look, client):
 # --- with databases --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("server", ["pg_source", "maria_source"])
-def test_test_connection_succeeds(one_look, client, databases, server):
-    given = getattr(databases, server).endpoint("source")
+@pytest.mark.parametrize("server_name", ["pg_source", "maria_source"])
+def test_test_connection_succeeds(one_look, client, databases, server_name):
+    given = getattr(databases, server_name).endpoint("source")
     endpoint = make_endpoint_row(client, given.pop("EngineName"), given.pop("EndpointType"), **given)["EndpointArn"]
     instance = create_instance(client)["ReplicationInstanceArn"]
     look(client, "replication_instance_available", "replication-instance-arn", instance)

@@ -71,6 +71,9 @@ def model():
 def smallest(shape):
     """The smallest value the API model allows for a shape: required members only."""
     match shape.type_name:
+        case "structure" if shape.is_tagged_union:
+            name, member = next(iter(shape.members.items()))
+            return {name: smallest(member)}
         case "structure":
             return {name: smallest(shape.members[name]) for name in shape.required_members}
         case "list":

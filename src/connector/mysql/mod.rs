@@ -1,4 +1,4 @@
-//! MySQL, MariaDB and Aurora MySQL as source and target. The type tables are in [`type_map`].
+//! MySQL, MariaDB and Aurora MySQL as source and target. The type tables are in `type_map`.
 //!
 //! **As a source** the account needs SELECT on the tables. With RELOAD (`FLUSH TABLES WITH READ LOCK`) several tables
 //! are read at once from one moment; on MariaDB with a binary log the same is reached without RELOAD; otherwise tables

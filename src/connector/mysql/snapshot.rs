@@ -150,20 +150,24 @@ impl Snapshot for MySqlSnapshot {
         let table = plan.table.name.to_string();
         let permit = Arc::clone(&self.pool.free).acquire_owned().await.map_err(|_| lost_snapshot())?;
         let client = self.pool.clients.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let client = client.ok_or_else(lost_snapshot)?;
+        let mut client = client.ok_or_else(lost_snapshot)?;
         let columns: Vec<ReadColumn> =
             plan.columns.iter().map(|index| ReadColumn::of(&plan.table.columns[*index], &plan)).collect();
-        let sql = select(&plan.table, &columns);
-        let mut reader = TableReader {
+        if let Err(error) = client.select(&select(&plan.table, &columns)).await {
+            if !client.is_busy() {
+                self.pool.give_back(client);
+            }
+            return Err(error.while_doing(format!("read {table}")));
+        }
+        let reader = TableReader {
             slot: Some(Slot { client, pool: Arc::clone(&self.pool), _permit: permit }),
+            table,
             format: plan.format,
             columns,
             batch_rows: plan.batch_rows.max(1),
             batch_bytes: plan.batch_bytes.max(1),
             long: None,
         };
-        let Some(slot) = reader.slot.as_mut() else { return Err(lost_snapshot()) };
-        slot.client.select(&sql).await.map_err(|error| error.while_doing(format!("read {table}")))?;
         Ok(Box::new(reader))
     }
 }
@@ -243,6 +247,8 @@ struct Slot {
 struct TableReader {
     /// `None` once the table is read: the connection is back in the pool.
     slot: Option<Slot>,
+    /// For errors.
+    table: String,
     format: Format,
     columns: Vec<ReadColumn>,
     batch_rows: usize,
@@ -266,10 +272,17 @@ struct LongRow {
 impl Reader for TableReader {
     async fn next(&mut self, batch: &mut Batch) -> Result<bool> {
         batch.clear(self.format);
+        self.fill(batch).await.map_err(|error| error.while_doing(format!("read {}", self.table)))?;
+        Ok(!batch.is_empty() || batch.rows() > 0)
+    }
+}
+
+impl TableReader {
+    async fn fill(&mut self, batch: &mut Batch) -> Result<()> {
         while batch.rows() < self.batch_rows && batch.bytes() < self.batch_bytes {
             if self.long.is_some() {
                 if self.read_long_row(batch).await? == Progress::BatchFull {
-                    return Ok(true);
+                    break;
                 }
                 continue;
             }
@@ -288,7 +301,7 @@ impl Reader for TableReader {
                 }
             }
         }
-        Ok(!batch.is_empty() || batch.rows() > 0)
+        Ok(())
     }
 }
 

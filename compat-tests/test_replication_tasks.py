@@ -315,7 +315,7 @@ def test_the_whole_document_can_be_sent_back(stage):
     ("settings", "path"),
     [
         ({"ValidationSettings": {"EnableValidation": True}}, "ValidationSettings.EnableValidation"),
-        ({"BeforeImageSettings": {"EnableBeforeImage": True}}, "BeforeImageSettings.EnableBeforeImage"),
+        ({"BeforeImageSettings": {"EnableBeforeImage": True, "FieldName": "before"}}, "BeforeImageSettings"),
     ],
 )
 def test_settings_that_are_not_built_say_so(stage, settings, path):

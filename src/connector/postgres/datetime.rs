@@ -133,9 +133,9 @@ pub fn write_time(micros: i64, into: &mut Vec<u8>) {
     two(seconds / 60 % 60, into);
     into.push(b':');
     two(seconds % 60, into);
-    if micros % 1_000_000 != 0 {
+    let fraction = micros % 1_000_000;
+    if fraction != 0 {
         into.push(b'.');
-        let fraction = micros % 1_000_000;
         two(fraction / 10_000, into);
         two(fraction / 100 % 100, into);
         two(fraction % 100, into);

@@ -20,7 +20,6 @@ pub fn postgres_server() -> &'static PostgresServer {
 
 pub struct PostgresServer {
     pub port: u16,
-    directory: PathBuf,
     binaries: PathBuf,
     /// The certificate of the server, which is its own authority; it names `localhost`.
     pub certificate_pem: String,
@@ -87,13 +86,12 @@ impl PostgresServer {
         let mut output = BufReader::new(shell.stdout.take().unwrap());
         while output.read_line(&mut said).unwrap() > 0 {
             if said.ends_with("ready\n") {
-                let server =
-                    PostgresServer { port, directory, binaries, certificate_pem, _shell: shell, _lifeline: lifeline };
+                let server = PostgresServer { port, binaries, certificate_pem, _shell: shell, _lifeline: lifeline };
                 server.create_users();
                 return server;
             }
         }
-        panic!("PostgreSQL did not start: {said}");
+        panic!("PostgreSQL did not start ({}): {said}", shell.wait().unwrap());
     }
 
     fn create_users(&self) {
@@ -145,10 +143,6 @@ impl PostgresServer {
         let output = psql.wait_with_output().unwrap();
         assert!(output.status.success(), "{}\nin: {:.2000}", String::from_utf8_lossy(&output.stderr), sql);
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
-    }
-
-    pub fn directory(&self) -> &Path {
-        &self.directory
     }
 }
 

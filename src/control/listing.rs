@@ -65,6 +65,9 @@ pub struct Paging {
     pub marker: Option<String>,
 }
 
+/// A describe of more resources than this does not wait: its caller looks around and does not wait for one of them.
+const WAITED_FOR_MAX: usize = 10;
+
 /// One page: items as JSON text, and the marker of the next.
 pub struct Page {
     pub items: Vec<Listed>,
@@ -91,7 +94,7 @@ impl Page {
 }
 
 /// Lists resources as a Describe operation does: everything in order of creation, RNF when filters match nothing, and
-/// a wait of at most the settle time when one resource is asked for whose status is about to change.
+/// a wait of at most the settle time when a few resources are asked for and the status of one is about to change.
 pub async fn list(
     context: &Context,
     listing: &Listing,
@@ -105,10 +108,9 @@ pub async fn list(
     filter.limit = Some(size + 1);
     let mut changes = context.watch_changes();
     let mut items = context.store().list(&context.owner, listing.kind, &filter).await?;
-    if names_one(&filter) {
+    if !filters.is_empty() && items.len() <= WAITED_FOR_MAX {
         let deadline = context.settle_deadline();
-        while let [only] = items.as_slice()
-            && waits(context, listing, only)
+        while items.iter().any(|item| waits(context, listing, item))
             && context.wait_for_change(&mut changes, deadline).await
         {
             items = context.store().list(&context.owner, listing.kind, &filter).await?;
@@ -131,14 +133,6 @@ pub async fn list(
 
 fn waits(context: &Context, listing: &Listing, item: &Listed) -> bool {
     is_transient(&item.status) || (listing.kind == Kind::ReplicationTask && context.ends_soon(&item.arn, &item.status))
-}
-
-fn names_one(filter: &Filter) -> bool {
-    let single = |values: &Option<Vec<String>>| values.as_ref().is_some_and(|values| values.len() == 1);
-    single(&filter.arns)
-        || single(&filter.identifiers)
-        // A connection is named by both of its ends.
-        || filter.members.iter().filter(|(_, values)| values.len() == 1).count() == 2
 }
 
 fn to_filter(listing: &Listing, filters: &[WireFilter]) -> Result<Filter, Fault> {

@@ -21,7 +21,8 @@ pub const SUBNETS_MAX: usize = 60;
 const LISTING: Listing = Listing {
     kind: Kind::ReplicationSubnetGroup,
     member: "ReplicationSubnetGroups",
-    miss: Some("No Replication Subnet Groups found matching provided filters"),
+    // Recorded against AWS, and unlike every other listing with filters.
+    miss: None,
     filters: &[("replication-subnet-group-id", FilterBy::Name)],
     page: PageSize::USUAL,
 };
@@ -69,6 +70,13 @@ pub async fn modify(context: &Context, request: ModifyReplicationSubnetGroupMess
         Ok::<_, Fault>(resource.body.clone())
     });
     let body = changed.await?.ok_or_else(|| not_found(&identifier))??;
+    for instance in in_group(context, &identifier).await? {
+        let follows = context.store().update(&instance.arn, |instance| {
+            instance.body["ReplicationSubnetGroup"] = body.clone();
+            Ok::<_, Fault>(())
+        });
+        follows.await?.transpose()?;
+    }
     Ok(json!({ "ReplicationSubnetGroup": body }).to_string())
 }
 

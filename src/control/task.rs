@@ -42,8 +42,7 @@ pub async fn create(context: &Context, request: CreateReplicationTaskMessage) ->
     let instance = instance::find(context, &request.replication_instance_arn).await?;
     let source = endpoint::find(context, "SourceEndpointArn", &request.source_endpoint_arn).await?;
     let target = endpoint::find(context, "TargetEndpointArn", &request.target_endpoint_arn).await?;
-    for (found, end) in [(&source, "SOURCE"), (&target, "TARGET")]
-    {
+    for (found, end) in [(&source, "SOURCE"), (&target, "TARGET")] {
         if found.body["EndpointType"] != end {
             return Err(Fault::invalid_parameter_value(format!(
                 "Endpoint {} with ReplicationEngineType {} must be of type {end}",

@@ -83,6 +83,8 @@ pub(super) const NOT_SUPPORTED_YET: &[&str] = &[
     "ValidationSettings.EnableValidation",
     "ResyncSettings.EnableResync",
     "TTSettings.EnableTT",
+    "BeforeImageSettings.EnableBeforeImage",
+    "LoopbackPreventionSettings.EnableLoopbackPrevention",
     "CharacterSetSettings",
     "PostProcessingRules",
 ];

@@ -219,12 +219,9 @@ pub async fn settle(context: &Context, arn: &str) -> Result<(), Fault> {
             Ok(false)
         })
         .await?;
-    match deleting {
-        Some(Ok(true)) => {
-            context.store().delete(arn).await?;
-        }
-        // Settled already.
-        Some(Ok(false) | Err(_)) | None => {}
+    // Any other outcome means that it is settled, by this call or before.
+    if let Some(Ok(true)) = deleting {
+        context.store().delete(arn).await?;
     }
     context.changed();
     Ok(())

@@ -314,13 +314,12 @@ impl TableAccount<'_> {
 
     async fn refused(&mut self, written: Written) -> Result<()> {
         let (load, table) = (self.load, &self.plan.target.name);
-        let mut count = load.progress.get(self.index).rejected - written.rejected.len() as u64;
+        let before = load.progress.get(self.index).rejected - written.rejected.len() as u64;
         let mut exceptions = Vec::new();
         let mut outcome = Ok(());
-        for rejected in written.rejected {
+        for (count, rejected) in (before..).zip(written.rejected) {
             let counts = Counts { data_errors: count, ..Counts::default() };
             let action = policy::action(rejected.error.kind, &load.settings.error_behavior, counts);
-            count += 1;
             if action != Action::Ignore {
                 task_log!(load.log, TargetLoad, Warning, "A row of table {table} was not loaded: {}", rejected.error);
                 exceptions.push(ApplyException {

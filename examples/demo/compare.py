@@ -51,7 +51,8 @@ def truth(value):
 
 
 def single(text):
-    """The 32-bit float a number stands for, as its bits."""
+    """The 32-bit float a number stands for, as its bits. A target that keeps it in 64 bits may hold 3.1 or what 3.1 is
+    in 32 bits: both are the value of the source."""
     return struct.pack("<f", float(text))
 
 
@@ -403,8 +404,6 @@ ALTERED = {
     **dict.fromkeys(["time", "timestamp", "timestamptz"], "{0} - interval '1 second'"),
     **dict.fromkeys(["int2", "int4", "int8"], "CASE WHEN {0} > 0 THEN {0} - 1 ELSE {0} + 1 END"),
     "numeric": "{0} - sign({0} + 0.5) * power(10::numeric, -scale({0}))",
-    # The next number that the type can hold, a little more or less.
-    "float4": "({0}::float8 * (1 - 1.2e-7::float8))::float4",
     "float8": "{0} * (1 - 2.3e-16::float8)",
     # A character in the place of the last one, so that the value still fits.
     **dict.fromkeys(
@@ -449,7 +448,9 @@ def alterations_of(arguments, table):
         if column in keys:
             continue
         quoted = target_quote(column.name)
-        for value in (ALTERED.get(column.target_type), "NULL"):
+        # The nearest number that a float of 32 bits can hold, whatever the target keeps it in.
+        least = "{0}::float8 * (1 - 1.2e-7::float8)" if column.source_type == "float" else ALTERED.get(column.target_type)
+        for value in (least, "NULL"):
             if value:
                 some_row = f"SELECT ctid FROM {name} WHERE {quoted} IS NOT NULL ORDER BY ctid LIMIT 1 OFFSET 2"
                 statement = f"UPDATE {name} SET {quoted} = {value.format(quoted)} WHERE ctid = ({some_row})"

@@ -449,7 +449,9 @@ def alterations_of(arguments, table):
             continue
         quoted = target_quote(column.name)
         # The nearest number that a float of 32 bits can hold, whatever the target keeps it in.
-        least = "{0}::float8 * (1 - 1.2e-7::float8)" if column.source_type == "float" else ALTERED.get(column.target_type)
+        least = (
+            "{0}::float8 * (1 - 1.2e-7::float8)" if column.source_type == "float" else ALTERED.get(column.target_type)
+        )
         for value in (least, "NULL"):
             if value:
                 some_row = f"SELECT ctid FROM {name} WHERE {quoted} IS NOT NULL ORDER BY ctid LIMIT 1 OFFSET 2"

@@ -385,7 +385,8 @@ def test_tables_are_made_with_their_primary_key_and_nothing_else(pair):
     pair.source.create("parent", "id integer PRIMARY KEY, name varchar(20) NOT NULL, UNIQUE (name)")
     pair.source.create(
         "child",
-        f"a integer, b integer, name varchar(20) DEFAULT 'x', PRIMARY KEY (b, a), FOREIGN KEY (a) REFERENCES {pair.source.table('parent')} (id)",
+        "a integer, b integer, name varchar(20) DEFAULT 'x', PRIMARY KEY (b, a),"
+        f" FOREIGN KEY (a) REFERENCES {pair.source.table('parent')} (id)",
     )
     pair.source.insert("parent", [(1, "one")])
     pair.source.insert("child", [(1, 7, None)])
@@ -401,7 +402,8 @@ def test_tables_are_made_with_their_primary_key_and_nothing_else(pair):
     )
     assert [column for (column,) in key] == ["b", "a"]
     nullable = pair.target.execute(
-        f"SELECT column_name, is_nullable FROM information_schema.columns WHERE table_schema = '{pair.schema}' AND table_name = 'parent' ORDER BY 1"
+        "SELECT column_name, is_nullable FROM information_schema.columns"
+        f" WHERE table_schema = '{pair.schema}' AND table_name = 'parent' ORDER BY 1"
     )
     assert list(nullable) == [("id", "NO"), ("name", "NO")]
 
@@ -645,9 +647,7 @@ def test_a_value_of_100_mb_needs_no_more_memory_than_is_promised(direction, data
     pair.source.execute(
         f"INSERT INTO {pair.source.table('documents')} VALUES (1, REPEAT('0123456789', 10000000), NULL)"
     )
-    task = pair.task(
-        settings=WHOLE_LOBS
-    ).start()
+    task = pair.task(settings=WHOLE_LOBS).start()
     peak = 0
 
     def stopped():

@@ -205,7 +205,7 @@ impl Sandbox {
         }
         if let Some(error) = failure {
             for home in fresh {
-                home.stop().await?;
+                home.stop(Shutdown::Clean).await?;
             }
             return Err(error);
         }
@@ -218,27 +218,25 @@ impl Sandbox {
             return Ok(());
         }
         let _lock = self.lock().await?;
-        let homes: Vec<Home> =
-            self.homes()?.into_iter().filter(|home| name.is_none_or(|name| name == home.name)).collect();
+        let homes = self.homes()?.into_iter().filter(|home| name.is_none_or(|name| name == home.name));
+        let homes: Vec<Home> = homes.collect();
         if let Some(name) = name
             && homes.is_empty()
         {
             bail!("there is no {name} in {}", self.dir.display());
         }
-        for outcome in join_all(homes.iter().map(Home::stop)).await {
-            outcome?;
-        }
-        Ok(())
+        stop_all(&homes, Shutdown::Clean).await
     }
 
-    /// Ends all servers and removes what they stored: their own folders, nothing else.
+    /// Ends all servers at once and removes what they stored: their own folders, nothing else.
     pub async fn delete(&self) -> Result<()> {
         if !self.dir.exists() {
             return Ok(());
         }
-        self.stop(None).await?;
         let _lock = self.lock().await?;
-        for home in self.homes()? {
+        let homes = self.homes()?;
+        stop_all(&homes, Shutdown::Abrupt).await?;
+        for home in homes {
             fs::remove_dir_all(&home.dir).with_context(|| format!("remove {}", home.dir.display()))?;
         }
         fs::remove_file(self.dir.join("lock"))?;
@@ -287,6 +285,18 @@ impl Sandbox {
         })
         .await?
     }
+}
+
+async fn stop_all(homes: &[Home], shutdown: Shutdown) -> Result<()> {
+    join_all(homes.iter().map(|home| home.stop(shutdown))).await.into_iter().collect()
+}
+
+#[derive(Clone, Copy)]
+enum Shutdown {
+    /// As a service manager would: what is in memory is written.
+    Clean,
+    /// At once, for data that nobody will read again.
+    Abrupt,
 }
 
 enum Started {
@@ -461,13 +471,15 @@ impl Home {
         }
     }
 
-    /// Ends the server as a service manager would and waits until its process is gone.
-    async fn stop(&self) -> Result<()> {
+    /// Ends the server and waits until its process is gone.
+    async fn stop(&self, shutdown: Shutdown) -> Result<()> {
         let Some(pid) = self.pid() else { return Ok(()) };
-        let signal = match self.kind {
-            // PostgreSQL's fast shutdown: disconnects clients, writes a checkpoint.
-            Kind::Postgres => "INT",
-            Kind::MariaDb => "TERM",
+        let signal = match (self.kind, shutdown) {
+            // PostgreSQL's fast and immediate shutdown. Killed outright, it would leave its shared memory behind.
+            (Kind::Postgres, Shutdown::Clean) => "INT",
+            (Kind::Postgres, Shutdown::Abrupt) => "QUIT",
+            (Kind::MariaDb, Shutdown::Clean) => "TERM",
+            (Kind::MariaDb, Shutdown::Abrupt) => "KILL",
         };
         process::end(pid, signal, &self.data_dir()).await.with_context(|| format!("stop {}", self.name))
     }

@@ -7,6 +7,7 @@ a database server that is missing is an error, never a skip.
     DMS_LOCAL_BIN   the binary to test; otherwise the debug build in CARGO_TARGET_DIR or target/
 """
 
+import ctypes
 import dataclasses
 import itertools
 import json
@@ -72,6 +73,12 @@ def binary():
     return str(path)
 
 
+def die_with_parent():
+    """Has the kernel kill this process when the one that started it ends, so that a killed run leaves no server."""
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 # --- the server ------------------------------------------------------------------------------------------------------
 
 
@@ -104,6 +111,7 @@ class Server:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environment | self.environment,
+                preexec_fn=die_with_parent,
             )
         line = self._first_line()
         found = re.search(r"http://\S+", line)
@@ -190,11 +198,13 @@ def _folder(prefix):
 def server():
     """The server that most tests share."""
     folder = _folder("dms-local-server-")
-    server = Server(folder).start()
-    yield server
-    if server.running():
-        server.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    server = Server(folder)
+    try:
+        yield server.start()
+    finally:
+        if server.running():
+            server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -420,16 +430,23 @@ class Databases:
         return dataclasses.replace(server, database=name)
 
 
+# Waits for the end of its input, which comes also when this process is killed, then removes the servers.
+REMOVE_SANDBOX = 'cat >/dev/null; "$1" sandbox stop --delete --dir "$2" >/dev/null; rm -rf "$2"'
+
+
 @pytest.fixture(scope="session")
 def databases():
     """The database servers that all tests share; see `Databases`."""
     folder = _folder("dms-local-sandbox-")
-    sandbox = Sandbox(folder)
+    # In a session of its own, which a Ctrl-C does not reach: that is when it is needed.
+    remover = subprocess.Popen(
+        ["sh", "-c", REMOVE_SANDBOX, "sh", binary(), str(folder)], stdin=subprocess.PIPE, start_new_session=True
+    )
     try:
-        yield Databases(sandbox)
+        yield Databases(Sandbox(folder))
     finally:
-        sandbox.run("stop", "--delete")
-        shutil.rmtree(folder, ignore_errors=True)
+        remover.stdin.close()
+        remover.wait()
 
 
 # --- resources -------------------------------------------------------------------------------------------------------

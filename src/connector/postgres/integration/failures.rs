@@ -1,7 +1,7 @@
 //! Rows that are refused, servers that go away, and what is safe when.
 
 use super::*;
-use crate::data::{Column, DataType, ErrorKind, Family, Value};
+use crate::data::{DataType, ErrorKind, Value};
 
 /// Twenty thousand rows, of which the target will refuse three.
 async fn with_bad_rows(format: Format, batch_rows: usize) {
@@ -97,28 +97,6 @@ async fn generated_columns_of_the_target_are_left_to_it() {
         let rows = "SELECT g, id, length(t), h FROM g ORDER BY id";
         assert_eq!(pair.target_sql(rows), "3|1|1|8\n6|2|400000|8\n9|3||8");
     }
-}
-
-/// A table of another engine, prepared on the target.
-async fn foreign(pair: &Pair, columns: &[(&str, DataType)]) -> TableSchema {
-    let column = |(name, data_type): &(&str, DataType)| Column {
-        name: (*name).into(),
-        data_type: *data_type,
-        native: "whatever(1)".into(),
-        nullable: true,
-        generated: false,
-    };
-    let table = TableSchema {
-        name: TableName::new("shop", "items"),
-        kind: TableKind::Table,
-        family: Family::MySql,
-        columns: columns.iter().map(column).collect(),
-        primary_key: vec![0],
-        unique_key: Vec::new(),
-        rows_estimate: 0,
-    };
-    pair.target.prepare(&table, PrepareMode::DropAndCreate, CreateKey::WithTable).await.unwrap();
-    table
 }
 
 #[tokio::test]

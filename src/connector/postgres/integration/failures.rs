@@ -3,15 +3,15 @@
 use super::*;
 use crate::data::{DataType, ErrorKind, Value};
 
-/// Twenty thousand rows, of which the target will refuse three.
+/// Twenty thousand rows in several COPYs, of which the target will refuse three.
 async fn with_bad_rows(format: Format, batch_rows: usize) {
     let pair = Pair::new(
-        "CREATE TABLE bad (id integer, must text, short varchar(20));
-         INSERT INTO bad SELECT i, 'm' || i, 's' FROM generate_series(1, 20000) i;
+        "CREATE TABLE bad (id integer, must text, short varchar(20), pad text);
+         INSERT INTO bad SELECT i, 'm' || i, 's', repeat('p', 350) FROM generate_series(1, 20000) i;
          UPDATE bad SET id = 12 WHERE id = 17000; UPDATE bad SET must = NULL WHERE id = 5000;
          UPDATE bad SET short = 'it''s too long\there' WHERE id = 20000;",
     );
-    pair.target_sql("CREATE TABLE bad (id integer PRIMARY KEY, must text NOT NULL, short varchar(10))");
+    pair.target_sql("CREATE TABLE bad (id integer PRIMARY KEY, must text NOT NULL, short varchar(10), pad text)");
     let how = How { batch_rows, mode: PrepareMode::DoNothing, ..how(format) };
     let load = pair.load("bad", how).await;
     assert_eq!(load.rows, 19_997, "{format:?}");
@@ -22,7 +22,9 @@ async fn with_bad_rows(format: Format, batch_rows: usize) {
         .iter()
         .map(|row| (row.error.kind, row.error.sqlstate.as_deref().unwrap(), row.statement.as_str()))
         .collect();
-    let insert = |values| format!("INSERT INTO \"public\".\"bad\" (\"id\", \"must\", \"short\") VALUES ({values})");
+    let pad = "p".repeat(350);
+    let columns = "\"id\", \"must\", \"short\", \"pad\"";
+    let insert = |values| format!("INSERT INTO \"public\".\"bad\" ({columns}) VALUES ({values}, '{pad}')");
     let (long, null, twice) = (
         insert("'20000', 'm20000', 'it''s too long\there'"),
         insert("'5000', NULL, 's'"),

@@ -44,11 +44,19 @@ impl Decode {
 
 /// Appends a whole row, given without its line end.
 pub fn decode_row(row: &[u8], columns: &[Decode], batch: &mut Batch) {
-    let mut rest = row;
+    // Most rows hold neither a null nor an escape: one look spares one at every field.
+    let plain = memchr::memchr(b'\\', row).is_none();
+    let mut ends = memchr::memchr_iter(b'\t', row).chain([row.len()]);
+    let mut start = 0;
     for column in columns {
-        let end = memchr::memchr(b'\t', rest).unwrap_or(rest.len());
-        decode(&rest[..end], *column, batch);
-        rest = rest.get(end + 1..).unwrap_or_default();
+        let end = ends.next().unwrap_or(row.len());
+        let field = row.get(start..end).unwrap_or_default();
+        match column {
+            Decode::Text if plain => batch.push(Value::String(field)),
+            Decode::TrimmedText if plain => batch.push(Value::String(trimmed(field))),
+            column => decode(field, *column, batch),
+        }
+        start = end + 1;
     }
     batch.end_row();
 }
@@ -276,7 +284,9 @@ pub fn encode(value: Value<'_>, into: &mut Vec<u8>) {
         Value::Real(f64::INFINITY) => into.extend_from_slice(b"Infinity"),
         Value::Real(f64::NEG_INFINITY) => into.extend_from_slice(b"-Infinity"),
         Value::Real(number) => into.extend_from_slice(ryu::Buffer::new().format_finite(number).as_bytes()),
-        Value::Numeric(text) | Value::String(text) => escape(text, into),
+        // Digits, and words of letters: nothing to escape.
+        Value::Numeric(text) => into.extend_from_slice(text),
+        Value::String(text) => escape(text, into),
         Value::Bytes(bytes) => {
             into.extend_from_slice(HEX_PREFIX);
             push_hex(bytes, into);
@@ -328,13 +338,22 @@ fn is_special(byte: u8) -> bool {
     byte == 0 || byte == b'\t' || byte == b'\n' || byte == b'\r' || byte == b'\\'
 }
 
-/// How many bytes need no escape. Whole chunks are looked at without a branch per byte.
+/// How many bytes need no escape. Eight at a time are looked at for a control character or a backslash, which is all
+/// that is special; a control character that is not special only costs the closer look.
 #[inline]
 fn plain_length(text: &[u8]) -> usize {
+    const EACH: u64 = 0x0101_0101_0101_0101;
     let mut at = 0;
-    while let Some(chunk) = text[at..].first_chunk::<16>() {
-        if chunk.iter().fold(false, |found, byte| found | is_special(*byte)) {
-            break;
+    while let Some(chunk) = text[at..].first_chunk::<8>() {
+        let word = u64::from_le_bytes(*chunk);
+        let backslash = word ^ (EACH * b'\\' as u64);
+        // A byte below the subtracted one borrows into its highest bit.
+        let control = word.wrapping_sub(EACH * 0x20) & !word;
+        let escape = backslash.wrapping_sub(EACH) & !backslash;
+        if (control | escape) & (EACH * 0x80) != 0
+            && let Some(special) = chunk.iter().position(|byte| is_special(*byte))
+        {
+            return at + special;
         }
         at += chunk.len();
     }

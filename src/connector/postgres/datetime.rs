@@ -159,16 +159,13 @@ pub fn write_timestamp(micros: i64, into: &mut Vec<u8>) {
 fn write_days(days: i64, into: &mut Vec<u8>, clock: impl FnOnce(&mut Vec<u8>)) {
     let (year, month, day) = civil_from_days(days);
     let shown = if year > 0 { year } else { 1 - year } as u64;
-    if shown < 10_000 {
-        two(shown / 100, into);
-        two(shown % 100, into);
-    } else {
-        into.extend_from_slice(itoa::Buffer::new().format(shown).as_bytes());
+    if shown >= 10_000 {
+        into.extend_from_slice(itoa::Buffer::new().format(shown / 10_000).as_bytes());
     }
-    into.push(b'-');
-    two(month as u64, into);
-    into.push(b'-');
-    two(day as u64, into);
+    let [y1, y2, y3, y4] = [shown / 1000, shown / 100, shown / 10, shown].map(digit);
+    let (month, day) = (month as u64, day as u64);
+    let [m1, m2, d1, d2] = [month / 10, month, day / 10, day].map(digit);
+    into.extend_from_slice(&[y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2]);
     clock(into);
     if year <= 0 {
         into.extend_from_slice(b" BC");
@@ -177,7 +174,12 @@ fn write_days(days: i64, into: &mut Vec<u8>, clock: impl FnOnce(&mut Vec<u8>)) {
 
 #[inline]
 fn two(number: u64, into: &mut Vec<u8>) {
-    into.extend_from_slice(&[b'0' + (number / 10 % 10) as u8, b'0' + (number % 10) as u8]);
+    into.extend_from_slice(&[digit(number / 10), digit(number)]);
+}
+
+#[inline]
+fn digit(number: u64) -> u8 {
+    b'0' + (number % 10) as u8
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::wire::Client;
 use super::writer::PostgresWriter;
 use super::{Endpoint, check_version, sql};
 use crate::connector::{ApplyException, Connection, CreateKey, PrepareMode, Target, Writer};
-use crate::data::{Column, Error, Family, Format, Result, TableName, TableSchema};
+use crate::data::{Column, Error, ErrorKind, Family, Format, Result, TableName, TableSchema};
 
 /// Where DMS keeps its control tables on PostgreSQL when the task names no schema.
 const DEFAULT_CONTROL_SCHEMA: &str = "public";
@@ -195,8 +195,8 @@ async fn holds(client: &mut Client, lookup: &str, name: &str) -> Result<bool> {
     let rows = client.query(&format!("SELECT 1 WHERE {lookup}({}) IS NOT NULL", sql::literal(name))).await;
     match rows {
         Ok(rows) => Ok(!rows.is_empty()),
-        // A schema that does not exist is an error in some versions.
-        Err(error) if matches!(error.sqlstate.as_deref(), Some("3F000" | "42704" | "42601")) => Ok(false),
+        // A schema that does not exist, or arguments that only the missing type takes, are errors in some versions.
+        Err(error) if matches!(error.kind, ErrorKind::Table | ErrorKind::Data) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -224,7 +224,7 @@ async fn add_primary_key(client: &mut Client, table: &TableSchema) -> Result<()>
     let statement = format!("ALTER TABLE {} ADD PRIMARY KEY ({})", sql::table(&table.name), key_columns(table));
     client.query_untimed(&statement).await.map(drop).map_err(|error| match error.kind {
         // Duplicate or null keys are a fault of the table as a whole here, not of one row.
-        crate::data::ErrorKind::Data => error.into_kind(crate::data::ErrorKind::Table),
+        ErrorKind::Data => error.into_kind(ErrorKind::Table),
         _ => error,
     })
 }

@@ -1,17 +1,17 @@
 //! Rows that are refused, servers that go away, and what is safe when.
 
 use super::*;
-use crate::data::{Column, DataType, ErrorKind, Family, Value};
+use crate::data::{DataType, ErrorKind, Value};
 
-/// Twenty thousand rows, of which the target will refuse three.
+/// Twenty thousand rows in several COPYs, of which the target will refuse three.
 async fn with_bad_rows(format: Format, batch_rows: usize) {
     let pair = Pair::new(
-        "CREATE TABLE bad (id integer, must text, short varchar(20));
-         INSERT INTO bad SELECT i, 'm' || i, 's' FROM generate_series(1, 20000) i;
+        "CREATE TABLE bad (id integer, must text, short varchar(20), pad text);
+         INSERT INTO bad SELECT i, 'm' || i, 's', repeat('p', 350) FROM generate_series(1, 20000) i;
          UPDATE bad SET id = 12 WHERE id = 17000; UPDATE bad SET must = NULL WHERE id = 5000;
          UPDATE bad SET short = 'it''s too long\there' WHERE id = 20000;",
     );
-    pair.target_sql("CREATE TABLE bad (id integer PRIMARY KEY, must text NOT NULL, short varchar(10))");
+    pair.target_sql("CREATE TABLE bad (id integer PRIMARY KEY, must text NOT NULL, short varchar(10), pad text)");
     let how = How { batch_rows, mode: PrepareMode::DoNothing, ..how(format) };
     let load = pair.load("bad", how).await;
     assert_eq!(load.rows, 19_997, "{format:?}");
@@ -22,7 +22,9 @@ async fn with_bad_rows(format: Format, batch_rows: usize) {
         .iter()
         .map(|row| (row.error.kind, row.error.sqlstate.as_deref().unwrap(), row.statement.as_str()))
         .collect();
-    let insert = |values| format!("INSERT INTO \"public\".\"bad\" (\"id\", \"must\", \"short\") VALUES ({values})");
+    let pad = "p".repeat(350);
+    let columns = "\"id\", \"must\", \"short\", \"pad\"";
+    let insert = |values| format!("INSERT INTO \"public\".\"bad\" ({columns}) VALUES ({values}, '{pad}')");
     let (long, null, twice) = (
         insert("'20000', 'm20000', 'it''s too long\there'"),
         insert("'5000', NULL, 's'"),
@@ -97,28 +99,6 @@ async fn generated_columns_of_the_target_are_left_to_it() {
         let rows = "SELECT g, id, length(t), h FROM g ORDER BY id";
         assert_eq!(pair.target_sql(rows), "3|1|1|8\n6|2|400000|8\n9|3||8");
     }
-}
-
-/// A table of another engine, prepared on the target.
-async fn foreign(pair: &Pair, columns: &[(&str, DataType)]) -> TableSchema {
-    let column = |(name, data_type): &(&str, DataType)| Column {
-        name: (*name).into(),
-        data_type: *data_type,
-        native: "whatever(1)".into(),
-        nullable: true,
-        generated: false,
-    };
-    let table = TableSchema {
-        name: TableName::new("shop", "items"),
-        kind: TableKind::Table,
-        family: Family::MySql,
-        columns: columns.iter().map(column).collect(),
-        primary_key: vec![0],
-        unique_key: Vec::new(),
-        rows_estimate: 0,
-    };
-    pair.target.prepare(&table, PrepareMode::DropAndCreate, CreateKey::WithTable).await.unwrap();
-    table
 }
 
 #[tokio::test]

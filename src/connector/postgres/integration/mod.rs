@@ -9,7 +9,7 @@ use crate::connector::testing::postgres::{PostgresServer, postgres_server};
 use crate::connector::{
     Connection, CreateKey, PrepareMode, ReadPlan, Rejected, Snapshot, Source, TableEntry, Target, engine,
 };
-use crate::data::{Batch, Format, Result, TableKind, TableName, TableSchema};
+use crate::data::{Batch, Column, DataType, Family, Format, Result, TableKind, TableName, TableSchema};
 
 const FORMATS: [Format; 3] = [Format::PostgresCopy, Format::Text, Format::Values];
 
@@ -144,4 +144,26 @@ fn plan(table: &TableSchema, how: How) -> ReadPlan {
 
 async fn open(source: &dyn Source, readers: usize) -> Box<dyn Snapshot> {
     source.snapshot(readers).await.unwrap()
+}
+
+/// A table of another engine, prepared on the target.
+async fn foreign(pair: &Pair, columns: &[(&str, DataType)]) -> TableSchema {
+    let column = |(name, data_type): &(&str, DataType)| Column {
+        name: (*name).into(),
+        data_type: *data_type,
+        native: "whatever(1)".into(),
+        nullable: true,
+        generated: false,
+    };
+    let table = TableSchema {
+        name: TableName::new("shop", "items"),
+        kind: TableKind::Table,
+        family: Family::MySql,
+        columns: columns.iter().map(column).collect(),
+        primary_key: vec![0],
+        unique_key: Vec::new(),
+        rows_estimate: 0,
+    };
+    pair.target.prepare(&table, PrepareMode::DropAndCreate, CreateKey::WithTable).await.unwrap();
+    table
 }

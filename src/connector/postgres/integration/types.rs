@@ -1,6 +1,11 @@
 //! Every type there and back.
 
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+
 use super::*;
+use crate::data::Value;
 
 /// One column per built-in type, the first six rows its extremes and oddities, then nulls.
 const EVERY_TYPE: &[(&str, &[&str])] = &[
@@ -139,7 +144,6 @@ async fn values_between_engines_have_the_types_of_dms() {
     let mut reader = snapshot.read(plan(&table, how(Format::Values))).await.unwrap();
     let mut batch = Batch::new();
     assert!(reader.next(&mut batch).await.unwrap());
-    use crate::data::Value;
     let expected = [
         Value::String(b"true"),
         Value::String(b"ab"),
@@ -293,4 +297,93 @@ async fn other_lobs_are_cut_as_text() {
     assert_eq!((batch.rows(), batch.truncated()), (2, 2));
     let texts: Vec<_> = batch.row(0).map(|value| format!("{value:?}")).collect();
     assert!(texts[1].contains(&format!("{:?}", b"{\"key\": ")), "{texts:?}");
+}
+
+#[tokio::test]
+async fn any_value_comes_back_from_the_server() {
+    let pair = Pair::new("");
+    let columns = [
+        ("id", DataType::Int8),
+        ("text", DataType::NClob),
+        ("raw", DataType::Blob),
+        ("real", DataType::Real8),
+        ("narrow", DataType::Real4),
+        ("day", DataType::Date),
+        ("time", DataType::Time { scale: 6 }),
+        ("at", DataType::DateTime { scale: 6 }),
+    ];
+    let table = foreign(&pair, &columns).await;
+    let any_row = (
+        proptest::option::of(proptest::collection::vec(prop_oneof!["\\PC", "[\\\\\\x01-\\x20Nx.]"], 0..60)),
+        proptest::option::of(proptest::collection::vec(any::<u8>(), 0..60)),
+        (any::<f64>(), any::<f32>()),
+        -2_440_588..2_145_042_906_i32,
+        0..=86_400_000_000_i64,
+        -210_866_803_200_000_000..i64::MAX,
+    );
+    let mut runner = TestRunner::default();
+    let rows: Vec<_> = (0..2000).map(|_| any_row.new_tree(&mut runner).unwrap().current()).collect();
+    let rows: Vec<_> = rows.into_iter().map(|row| (row.0.as_ref().map(|text| text.concat()), row)).collect();
+    let narrow = |real: f32| ryu::Buffer::new().format_finite(real).parse().unwrap();
+    let mut batch = Batch::new();
+    batch.clear(Format::Values);
+    let mut expected = Vec::new();
+    for (id, (text, (_, raw, (real, real4), day, time, at))) in rows.iter().enumerate() {
+        let values = [
+            Value::Int(id as i64),
+            text.as_ref().map_or(Value::Null, |text| Value::String(text.as_bytes())),
+            raw.as_ref().map_or(Value::Null, |raw| Value::Bytes(raw)),
+            Value::Real(*real),
+            Value::Real(if real4.is_finite() { narrow(*real4) } else { f64::from(*real4) }),
+            Value::Date(*day),
+            Value::Time(*time),
+            Value::DateTime(*at),
+        ];
+        values.iter().for_each(|value| batch.push(*value));
+        batch.end_row();
+        expected.push(values);
+    }
+    let mut writer = pair.target.writer(&table, Format::Values).await.unwrap();
+    let mut written = writer.write(&batch).await.unwrap();
+    let finished = writer.finish().await.unwrap();
+    written.rejected.extend(finished.rejected);
+    assert_eq!((written.rows + finished.rows, written.rejected.first().map(|row| &row.error)), (2000, None));
+
+    let source = source_of(pair.server.connection(&pair.target_database));
+    let entry = TableEntry { name: table.name.clone(), kind: TableKind::Table };
+    let table = source.describe(&[entry]).await.unwrap().pop().unwrap();
+    let snapshot = open(&*source, 1).await;
+    let mut reader = snapshot.read(plan(&table, How { batch_bytes: 16 << 20, ..how(Format::Values) })).await.unwrap();
+    let mut read = Batch::new();
+    assert!(reader.next(&mut read).await.unwrap());
+    assert_eq!(read.rows(), expected.len());
+    for index in 0..read.rows() {
+        let found: Vec<_> = read.row(index).collect();
+        let Value::Int(id) = found[0] else { panic!("{found:?}") };
+        // NaN is not equal to itself.
+        assert_eq!(format!("{found:?}"), format!("{:?}", expected[id as usize]));
+    }
+}
+
+#[tokio::test]
+async fn a_database_in_another_encoding_is_read_as_unicode() {
+    let pair = Pair::new("");
+    let database = format!("{}_latin1", pair.source_database);
+    let create = format!("CREATE DATABASE {database} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
+    pair.server.sql("postgres", &create);
+    pair.server.sql(&database, "CREATE TABLE \"é\" (\"ü\" text); INSERT INTO \"é\" VALUES ('éééé'), ('aé'), ('é')");
+    let pair = Pair { source: source_of(pair.server.connection(&database)), source_database: database, ..pair };
+    for format in FORMATS {
+        let load = pair.load("é", How { lob_bytes_max: Some(5), ..how(format) }).await;
+        assert_eq!((load.rows, load.truncated), (3, 1), "{format:?}");
+        assert_eq!(pair.target_sql("SELECT string_agg(\"ü\", ',') FROM \"é\""), "éé,aé,é");
+    }
+}
+
+#[tokio::test]
+async fn a_table_without_columns_is_created_and_empty() {
+    let pair = Pair::new("CREATE TABLE none (); INSERT INTO none DEFAULT VALUES");
+    for format in FORMATS {
+        assert_eq!(pair.load("none", how(format)).await.rows, 0);
+    }
 }

@@ -73,6 +73,12 @@ def binary():
     return str(path)
 
 
+def children(pid):
+    """The processes that a process has started."""
+    threads = pathlib.Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for thread in threads for child in thread.read_text().split()]
+
+
 def die_with_parent():
     """Has the kernel kill this process when the one that started it ends, so that a killed run leaves no server."""
     PR_SET_PDEATHSIG = 1
@@ -374,7 +380,13 @@ class Database:
 
     def kill9(self):
         """Ends the server of this database without giving it a chance to notice."""
-        os.kill(self.sandbox.status(self.name)["pid"], signal.SIGKILL)
+        pid = self.sandbox.status(self.name)["pid"]
+        # PostgreSQL is a process for each connection, and those outlive their parent for a moment in which one could
+        # still commit. Halted, the parent does not see them go.
+        os.kill(pid, signal.SIGSTOP)
+        for child in children(pid):
+            os.kill(child, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
         wait_until(lambda: self.sandbox.status(self.name)["status"] == "stopped", f"{self.name} is gone", 20)
 
     def stop(self):

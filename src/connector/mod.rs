@@ -4,6 +4,8 @@
 //! `source` (catalog), `snapshot` (bulk read), `target` (bulk write), `type_map`. Connectors never import each other
 //! and never look at table mappings: they are told which tables and columns to move.
 
+#[cfg(test)]
+mod conformance;
 pub mod mysql;
 pub mod net;
 pub mod postgres;

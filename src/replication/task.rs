@@ -169,9 +169,11 @@ async fn report_changes(progress: &Progress, reports: &mpsc::Sender<Report>) {
             _ = tick.tick() => {}
             () = progress.state_changed.notified() => {}
         }
+        // Room first: a change that is taken and still waits to be sent would be lost when the run ends meanwhile.
+        let Ok(room) = reports.reserve().await else { return };
         let changed = progress.take_changed();
-        if !changed.is_empty() && reports.send(Report::Tables(changed)).await.is_err() {
-            return;
+        if !changed.is_empty() {
+            room.send(Report::Tables(changed));
         }
     }
 }
@@ -228,4 +230,26 @@ async fn attempts(
 /// DMS's shape of a failure; the two blanks are its own.
 fn last_error(error: &Error, level: &str) -> String {
     format!("Last Error  {error} Stop Reason {level}_ERROR Error Level {level}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_change_that_cannot_be_reported_yet_is_kept_for_the_last_report() {
+        let progress = Progress::default();
+        let (reports, _control_plane) = mpsc::channel(1);
+        reports.send(Report::Running).await.unwrap();
+        progress.set(vec![TableProgress::new(TableName::new("s", "t"))]);
+        {
+            let reporting = report_changes(&progress, &reports);
+            tokio::pin!(reporting);
+            for _ in 0..10 {
+                assert!(futures_util::poll!(reporting.as_mut()).is_pending());
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(progress.take_changed().len(), 1);
+    }
 }

@@ -81,7 +81,21 @@ impl FullLoad {
             return Err(Error::fatal(NO_TABLES));
         }
         check_targets(&plans).map_err(refused)?;
+        self.check_places(&plans).await?;
         Ok(plans)
+    }
+
+    /// Names that differ may still be one table to the target; two loads into it would mix or drop each other's rows.
+    async fn check_places(&self, plans: &[TablePlan]) -> Result<()> {
+        let names: Vec<TableName> = plans.iter().map(|plan| plan.target.name.clone()).collect();
+        let mut taken = HashMap::new();
+        for (plan, place) in plans.iter().zip(self.target.places(&names).await?) {
+            if let Some(other) = taken.insert(place.clone(), &plan.source.name) {
+                let what = format!("tables {other} and {} would both become {place} on the target", plan.source.name);
+                return Err(Error::fatal(what));
+            }
+        }
+        Ok(())
     }
 
     /// Without `SupportLobs` the LOB columns of a table stay behind.

@@ -81,6 +81,18 @@ impl Target for MySqlTarget {
         Family::MySql
     }
 
+    async fn places(&self, names: &[TableName]) -> Result<Vec<TableName>> {
+        let mut client = self.connect().await?;
+        let folding = client.rows("SELECT @@GLOBAL.lower_case_table_names").await?;
+        client.close().await;
+        let folds = folding.first().and_then(|row| row.first()).is_some_and(|value| value.as_deref() != Some("0"));
+        let place = |name| match self.place(name) {
+            TableName { schema, table } if folds => TableName::new(schema.to_lowercase(), table.to_lowercase()),
+            place => place,
+        };
+        Ok(names.iter().map(place).collect())
+    }
+
     async fn prepare(&self, table: &TableSchema, mode: PrepareMode, key: CreateKey) -> Result<()> {
         let mut client = self.connect().await?;
         let made = self.make_ready(&mut client, table, mode, key).await;

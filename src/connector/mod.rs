@@ -211,6 +211,9 @@ pub trait Target: Send + Sync {
     /// its family is this target's.
     async fn prepare(&self, table: &TableSchema, mode: PrepareMode, key: CreateKey) -> Result<()>;
 
+    /// Whether this prepared table has no rows.
+    async fn is_empty(&self, table: &TableSchema) -> Result<bool>;
+
     /// The formats a writer for this prepared table takes, fastest first; always ends in [`Format::Values`].
     async fn formats(&self, table: &TableSchema) -> Result<Vec<Format>>;
 

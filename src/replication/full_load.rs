@@ -13,7 +13,7 @@ use super::policy::{self, Action, Counts};
 use super::progress::{Progress, TableProgress, TableState};
 use super::pump::{Account, pump};
 use super::settings::{LobMode, TaskSettings};
-use crate::connector::{ApplyException, ReadPlan, Snapshot, Source, Target, Written};
+use crate::connector::{ApplyException, PrepareMode, ReadPlan, Snapshot, Source, Target, Written};
 use crate::data::{Batch, Error, ErrorKind, Format, Result, TableName};
 use crate::mapping::{Mapping, MappingError, TablePlan, check_targets};
 
@@ -125,7 +125,8 @@ impl FullLoad {
         let table = |plan: &TablePlan| match known.remove(&plan.source.name) {
             Some(table) if table.state == TableState::Completed => table,
             known => TableProgress {
-                reloaded: known.is_some_and(|table| table.reloaded),
+                reloaded: known.as_ref().is_some_and(|table| table.reloaded),
+                target_was_empty: known.is_some_and(|table| table.target_was_empty),
                 rows_estimate: plan.source.rows_estimate,
                 ..TableProgress::new(plan.source.name.clone())
             },
@@ -178,13 +179,32 @@ impl FullLoad {
         });
     }
 
+    /// Like `TargetTablePrepMode` says, except that rows which an interrupted load of this task has left in a table that
+    /// was empty are taken away before they are loaded again: `DO_NOTHING` keeps the user's rows, not ours twice.
+    /// (A guess: what DMS does with such a table is not documented.)
+    async fn prepare(&self, index: usize, plan: &TablePlan) -> Result<()> {
+        let full_load = &self.settings.full_load;
+        let mode = match full_load.prepare_mode {
+            PrepareMode::DoNothing if self.progress.get(index).target_was_empty => PrepareMode::TruncateBeforeLoad,
+            mode => mode,
+        };
+        self.target.prepare(&plan.target, mode, full_load.create_key).await?;
+        if full_load.prepare_mode == PrepareMode::DoNothing {
+            let empty = self.target.is_empty(&plan.target).await?;
+            self.progress.update(index, |table| table.target_was_empty = empty);
+            // A process that dies after the first row must have told this before.
+            self.progress.state_changed.notify_one();
+        }
+        Ok(())
+    }
+
     async fn copy(&self, index: usize, plan: &TablePlan, snapshot: &dyn Snapshot) -> Result<()> {
         let full_load = &self.settings.full_load;
         let lob_bytes_max = match self.settings.target_metadata.lob_mode() {
             LobMode::Limited { bytes_max } => Some(bytes_max),
             LobMode::Full { .. } | LobMode::Off => None,
         };
-        self.target.prepare(&plan.target, full_load.prepare_mode, full_load.create_key).await?;
+        self.prepare(index, plan).await?;
         let accepted = self.target.formats(&plan.target).await?;
         let offered = snapshot.formats(&plan.source, &plan.columns, lob_bytes_max);
         let format = offered.into_iter().find(|format| accepted.contains(format)).unwrap_or(Format::Values);
@@ -278,6 +298,8 @@ impl Loading {
             task_log!(self.load.log, TablesManager, Info, "Table {} is loaded again", plan.source.name);
             self.load.progress.update(index, |table| {
                 table.reloaded = true;
+                // With DO_NOTHING it is for the user to empty the table before, says the guide.
+                table.target_was_empty = false;
                 table.state = TableState::BeingReloaded;
             });
             if !waiting.contains(&index) {

@@ -101,6 +101,13 @@ impl Target for MySqlTarget {
         Ok(())
     }
 
+    async fn is_empty(&self, table: &TableSchema) -> Result<bool> {
+        let mut client = self.connect().await?;
+        let rows = client.rows(&format!("SELECT 1 FROM {} LIMIT 1", quote_table(&self.place(&table.name)))).await?;
+        client.close().await;
+        Ok(rows.is_empty())
+    }
+
     async fn formats(&self, table: &TableSchema) -> Result<Vec<Format>> {
         if table.family != Family::MySql {
             return Ok(vec![Format::Values]);

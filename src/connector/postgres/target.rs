@@ -63,6 +63,11 @@ impl Target for PostgresTarget {
         prepare(&mut client, table, mode, key).await.map_err(doing)
     }
 
+    async fn is_empty(&self, table: &TableSchema) -> Result<bool> {
+        let mut client = self.endpoint.connect().await?;
+        Ok(client.query(&format!("SELECT 1 FROM {} LIMIT 1", sql::table(&table.name))).await?.is_empty())
+    }
+
     async fn formats(&self, table: &TableSchema) -> Result<Vec<Format>> {
         if table.family != Family::PostgreSql {
             return Ok(vec![Format::Values]);

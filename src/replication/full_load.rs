@@ -344,7 +344,8 @@ impl TableAccount<'_> {
         }
         self.truncated += values;
         let error = || Error::new(ErrorKind::Truncation, "a LOB value is longer than LobMaxSize");
-        let counts = Counts { data_errors: self.truncated - values, ..Counts::default() };
+        // All but the last of them: that one decides.
+        let counts = Counts { data_errors: self.truncated - 1, ..Counts::default() };
         settle(policy::action(ErrorKind::Truncation, &load.settings.error_behavior, counts), error)
     }
 

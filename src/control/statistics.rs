@@ -70,7 +70,7 @@ pub async fn reload(context: &Context, request: ReloadTablesMessage) -> Answer {
         }
         names.push(name);
     }
-    match context.with_runner(&task.arn, |runner| runner.reload(names)) {
+    match context.with_runner(&task.arn, |runner| runner.reload(names)).unwrap_or(false) {
         true => Ok(json!({ "ReplicationTaskArn": task.arn }).to_string()),
         false => Err(not_running()),
     }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinSet};
 
 use super::log::{TaskLog, task_log};
 use super::policy::{self, Action, Counts};
@@ -240,8 +240,16 @@ struct Loading {
     load: Arc<FullLoad>,
     plans: Vec<TablePlan>,
     snapshot: Arc<dyn Snapshot>,
-    running: JoinSet<(usize, Result<()>)>,
-    active: HashMap<usize, AbortHandle>,
+    running: JoinSet<Result<()>>,
+    active: HashMap<Id, Active>,
+}
+
+/// One load that has not ended. A table never has two.
+struct Active {
+    index: usize,
+    handle: AbortHandle,
+    /// Given up for a reload, which starts when this load has ended.
+    again: bool,
 }
 
 impl Loading {
@@ -258,18 +266,26 @@ impl Loading {
                 self.start(index).await?;
             }
             if self.active.is_empty() {
-                return Ok(());
+                // Whoever asks from here on is told that it is too late; who asked before must not be.
+                reloads.close();
+                match reloads.try_recv() {
+                    Ok(names) => self.reload(names, &mut waiting),
+                    Err(_) => return Ok(()),
+                }
+                continue;
             }
             tokio::select! {
-                Some(ended) = self.running.join_next() => match ended {
-                    Ok((index, outcome)) => {
-                        self.active.remove(&index);
-                        outcome?;
+                Some(ended) = self.running.join_next_with_id() => {
+                    let (id, outcome) = match ended {
+                        Ok((id, outcome)) => (id, outcome),
+                        Err(error) => (error.id(), Err(Error::fatal("a table load ended unexpectedly"))),
+                    };
+                    match self.active.remove(&id) {
+                        // Whatever became of it, the table is loaded anew.
+                        Some(Active { index, again: true, .. }) => self.queue(index, &mut waiting),
+                        _ => outcome?,
                     }
-                    // Aborted for a reload, and waiting again.
-                    Err(error) if error.is_cancelled() => {}
-                    Err(_) => return Err(Error::fatal("a table load ended unexpectedly")),
-                },
+                }
                 Some(names) = reloads.recv() => self.reload(names, &mut waiting),
             }
         }
@@ -281,9 +297,8 @@ impl Loading {
             true => Arc::from(self.load.source.snapshot(1).await?),
             false => self.snapshot.clone(),
         };
-        let table = self.load.clone().table(index, self.plans[index].clone(), snapshot);
-        let handle = self.running.spawn(async move { (index, table.await) });
-        self.active.insert(index, handle);
+        let handle = self.running.spawn(self.load.clone().table(index, self.plans[index].clone(), snapshot));
+        self.active.insert(handle.id(), Active { index, handle, again: false });
         Ok(())
     }
 
@@ -292,19 +307,26 @@ impl Loading {
             if !names.contains(&plan.source.name) {
                 continue;
             }
-            if let Some(handle) = self.active.remove(&index) {
-                handle.abort();
-            }
             task_log!(self.load.log, TablesManager, Info, "Table {} is loaded again", plan.source.name);
-            self.load.progress.update(index, |table| {
-                table.reloaded = true;
-                // With DO_NOTHING it is for the user to empty the table before, says the guide.
-                table.target_was_empty = false;
-                table.state = TableState::BeingReloaded;
-            });
-            if !waiting.contains(&index) {
-                waiting.push_back(index);
+            match self.active.values_mut().find(|active| active.index == index) {
+                Some(active) => {
+                    active.again = true;
+                    active.handle.abort();
+                }
+                None => self.queue(index, waiting),
             }
+        }
+    }
+
+    fn queue(&self, index: usize, waiting: &mut VecDeque<usize>) {
+        self.load.progress.update(index, |table| {
+            table.reloaded = true;
+            // With DO_NOTHING it is for the user to empty the table before, says the guide.
+            table.target_was_empty = false;
+            table.state = TableState::BeingReloaded;
+        });
+        if !waiting.contains(&index) {
+            waiting.push_back(index);
         }
     }
 }
@@ -387,3 +409,6 @@ fn settle(action: Action, error: impl FnOnce() -> Error) -> Result<()> {
         Action::Retry { .. } => Err(error().into_kind(ErrorKind::Recoverable)),
     }
 }
+
+#[cfg(test)]
+mod tests;

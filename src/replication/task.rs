@@ -90,10 +90,10 @@ impl TaskHandle {
         self.stop.send_replace(true);
     }
 
-    /// Loads tables again while the task runs; names that are not the task's are passed over.
-    pub fn reload(&self, tables: Vec<TableName>) {
-        // The runner may have ended a moment ago: then there is nothing to reload into.
-        let _ = self.reloads.send(tables);
+    /// Loads tables again while the task runs; names that are not the task's are passed over. `false` when the load
+    /// has ended and takes no more.
+    pub fn reload(&self, tables: Vec<TableName>) -> bool {
+        self.reloads.send(tables).is_ok()
     }
 }
 
@@ -137,6 +137,7 @@ async fn run(
         () = report_changes(&load.progress, &reports) => Outcome::Stopped(StopReason::Normal),
         _ = stopped.wait_for(|stop| *stop) => Outcome::Stopped(StopReason::Normal),
     };
+    drop(reloads);
     abandon_unfinished(&load.progress, &outcome);
     match &outcome {
         Outcome::Stopped(reason) => task_log!(load.log, TaskManager, Info, "Task stopped, {}", reason.as_str()),

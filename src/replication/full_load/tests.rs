@@ -16,6 +16,8 @@ struct World {
     rows: Mutex<HashMap<TableName, u64>>,
     /// Reads that break off half-way before the first that does not.
     breaks: AtomicUsize,
+    /// The target's tables may be written but not read.
+    blind: bool,
     /// Names are one to the target that differ in case.
     folds: bool,
 }
@@ -134,7 +136,10 @@ impl Target for End {
     }
 
     async fn is_empty(&self, table: &TableSchema) -> Result<bool> {
-        Ok(self.0.rows.lock().unwrap()[&table.name] == 0)
+        match self.0.blind {
+            true => Err(Error::table("permission denied")),
+            false => Ok(self.0.rows.lock().unwrap()[&table.name] == 0),
+        }
     }
 
     async fn formats(&self, _: &TableSchema) -> Result<Vec<Format>> {
@@ -245,6 +250,15 @@ async fn do_nothing_keeps_what_was_there_and_nothing_of_an_interrupted_load() {
     load.progress.set(Vec::new());
     load.run(async || {}, &mut reloads).await.unwrap();
     assert_eq!(world.rows.lock().unwrap()[&name("t")], 2 * ROWS as u64);
+}
+
+#[tokio::test]
+async fn do_nothing_needs_no_right_to_read_the_target() {
+    let world = Arc::new(World { blind: true, ..World::default() });
+    let (_reload, mut reloads) = mpsc::unbounded_channel();
+    let load = load(&world, "DO_NOTHING");
+    load.run(async || {}, &mut reloads).await.unwrap();
+    assert!(load.progress.all().iter().all(|table| table.state == TableState::Completed));
 }
 
 #[tokio::test]

@@ -204,10 +204,17 @@ pub trait Target: Send + Sync {
 
     fn family(&self) -> Family;
 
+    /// Where tables of these names really end up, in the same order: an engine may cut names, fold their case or put
+    /// all tables into one schema. Tables that meet there must not be loaded together.
+    async fn places(&self, names: &[TableName]) -> Result<Vec<TableName>>;
+
     /// Makes the table ready to be loaded, creating its schema and itself where they are missing, as DMS does:
     /// columns, nullability and primary key, nothing else. `table` has target names; its native types are used when
     /// its family is this target's.
     async fn prepare(&self, table: &TableSchema, mode: PrepareMode, key: CreateKey) -> Result<()>;
+
+    /// Whether this prepared table has no rows.
+    async fn is_empty(&self, table: &TableSchema) -> Result<bool>;
 
     /// The formats a writer for this prepared table takes, fastest first; always ends in [`Format::Values`].
     async fn formats(&self, table: &TableSchema) -> Result<Vec<Format>>;

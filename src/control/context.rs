@@ -123,8 +123,8 @@ impl Context {
         self.shared.runners().remove(arn);
     }
 
-    /// Calls `act` with the runner of a task; `false` when it does not run here.
-    pub fn with_runner(&self, arn: &str, act: impl FnOnce(&TaskHandle)) -> bool {
-        self.shared.runners().get(arn).map(|runner| act(&runner.handle)).is_some()
+    /// Calls `act` with the runner of a task; `None` when it does not run here.
+    pub fn with_runner<T>(&self, arn: &str, act: impl FnOnce(&TaskHandle) -> T) -> Option<T> {
+        self.shared.runners().get(arn).map(|runner| act(&runner.handle))
     }
 }

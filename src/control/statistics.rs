@@ -70,7 +70,7 @@ pub async fn reload(context: &Context, request: ReloadTablesMessage) -> Answer {
         }
         names.push(name);
     }
-    match context.with_runner(&task.arn, |runner| runner.reload(names)) {
+    match context.with_runner(&task.arn, |runner| runner.reload(names)).unwrap_or(false) {
         true => Ok(json!({ "ReplicationTaskArn": task.arn }).to_string()),
         false => Err(not_running()),
     }
@@ -188,6 +188,7 @@ fn record(index: usize, table: &TableProgress) -> TableRecord {
         table: table.name.table.clone(),
         state: table.state.as_str().into(),
         body,
+        target_was_empty: table.target_was_empty,
     }
 }
 
@@ -203,6 +204,7 @@ pub fn progress(record: &TableRecord) -> Option<TableProgress> {
         started: time("FullLoadStartTime"),
         ended: time("FullLoadEndTime"),
         reloaded: record.body["FullLoadReloaded"] == json!(true),
+        target_was_empty: record.target_was_empty,
         ..TableProgress::new(TableName::new(&record.schema, &record.table))
     })
 }
@@ -235,8 +237,9 @@ mod tests {
         let mut before = table(TableState::Completed, 7, 0);
         before.started = Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_250));
         before.reloaded = true;
+        before.target_was_empty = true;
         let after = progress(&record(3, &before)).unwrap();
         assert_eq!((after.state, after.rows, after.reloaded), (TableState::Completed, 7, true));
-        assert_eq!(after.started, before.started);
+        assert_eq!((after.started, after.target_was_empty), (before.started, true));
     }
 }

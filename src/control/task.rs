@@ -193,7 +193,7 @@ pub async fn stop(context: &Context, request: StopReplicationTaskMessage) -> Ans
         return Err(not_running());
     }
     let body = transition(context, arn, TaskEvent::Stop, |_| Ok(())).await.map_err(|_| not_running())?;
-    if !context.with_runner(arn, |runner| runner.stop()) {
+    if context.with_runner(arn, |runner| runner.stop()).is_none() {
         // Its last report is being taken up at this moment, or its process died before this one.
         transition(context, arn, TaskEvent::End, |task| {
             task.body["StopReason"] = "Stop Reason NORMAL".into();

@@ -6,14 +6,14 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinSet};
 
 use super::log::{TaskLog, task_log};
 use super::policy::{self, Action, Counts};
 use super::progress::{Progress, TableProgress, TableState};
 use super::pump::{Account, pump};
 use super::settings::{LobMode, TaskSettings};
-use crate::connector::{ApplyException, ReadPlan, Snapshot, Source, Target, Written};
+use crate::connector::{ApplyException, PrepareMode, ReadPlan, Snapshot, Source, Target, Written};
 use crate::data::{Batch, Error, ErrorKind, Format, Result, TableName};
 use crate::mapping::{Mapping, MappingError, TablePlan, check_targets};
 
@@ -81,7 +81,21 @@ impl FullLoad {
             return Err(Error::fatal(NO_TABLES));
         }
         check_targets(&plans).map_err(refused)?;
+        self.check_places(&plans).await?;
         Ok(plans)
+    }
+
+    /// Names that differ may still be one table to the target; two loads into it would mix or drop each other's rows.
+    async fn check_places(&self, plans: &[TablePlan]) -> Result<()> {
+        let names: Vec<TableName> = plans.iter().map(|plan| plan.target.name.clone()).collect();
+        let mut taken = HashMap::new();
+        for (plan, place) in plans.iter().zip(self.target.places(&names).await?) {
+            if let Some(other) = taken.insert(place.clone(), &plan.source.name) {
+                let what = format!("tables {other} and {} would both become {place} on the target", plan.source.name);
+                return Err(Error::fatal(what));
+            }
+        }
+        Ok(())
     }
 
     /// Without `SupportLobs` the LOB columns of a table stay behind.
@@ -111,7 +125,8 @@ impl FullLoad {
         let table = |plan: &TablePlan| match known.remove(&plan.source.name) {
             Some(table) if table.state == TableState::Completed => table,
             known => TableProgress {
-                reloaded: known.is_some_and(|table| table.reloaded),
+                reloaded: known.as_ref().is_some_and(|table| table.reloaded),
+                target_was_empty: known.is_some_and(|table| table.target_was_empty),
                 rows_estimate: plan.source.rows_estimate,
                 ..TableProgress::new(plan.source.name.clone())
             },
@@ -164,13 +179,36 @@ impl FullLoad {
         });
     }
 
+    /// Like `TargetTablePrepMode` says, except that rows which an interrupted load of this task has left in a table that
+    /// was empty are taken away before they are loaded again: `DO_NOTHING` keeps the user's rows, not ours twice.
+    /// (A guess: what DMS does with such a table is not documented.)
+    async fn prepare(&self, index: usize, plan: &TablePlan) -> Result<()> {
+        let full_load = &self.settings.full_load;
+        let mode = match full_load.prepare_mode {
+            PrepareMode::DoNothing if self.progress.get(index).target_was_empty => PrepareMode::TruncateBeforeLoad,
+            mode => mode,
+        };
+        self.target.prepare(&plan.target, mode, full_load.create_key).await?;
+        if full_load.prepare_mode == PrepareMode::DoNothing {
+            let empty = match self.target.is_empty(&plan.target).await {
+                // An account that may insert but not read cannot tell: then nothing is ever taken away.
+                Err(error) if error.kind == ErrorKind::Table => false,
+                looked => looked?,
+            };
+            self.progress.update(index, |table| table.target_was_empty = empty);
+            // A process that dies after the first row must have told this before.
+            self.progress.state_changed.notify_one();
+        }
+        Ok(())
+    }
+
     async fn copy(&self, index: usize, plan: &TablePlan, snapshot: &dyn Snapshot) -> Result<()> {
         let full_load = &self.settings.full_load;
         let lob_bytes_max = match self.settings.target_metadata.lob_mode() {
             LobMode::Limited { bytes_max } => Some(bytes_max),
             LobMode::Full { .. } | LobMode::Off => None,
         };
-        self.target.prepare(&plan.target, full_load.prepare_mode, full_load.create_key).await?;
+        self.prepare(index, plan).await?;
         let accepted = self.target.formats(&plan.target).await?;
         let offered = snapshot.formats(&plan.source, &plan.columns, lob_bytes_max);
         let format = offered.into_iter().find(|format| accepted.contains(format)).unwrap_or(Format::Values);
@@ -206,8 +244,16 @@ struct Loading {
     load: Arc<FullLoad>,
     plans: Vec<TablePlan>,
     snapshot: Arc<dyn Snapshot>,
-    running: JoinSet<(usize, Result<()>)>,
-    active: HashMap<usize, AbortHandle>,
+    running: JoinSet<Result<()>>,
+    active: HashMap<Id, Active>,
+}
+
+/// One load that has not ended. A table never has two.
+struct Active {
+    index: usize,
+    handle: AbortHandle,
+    /// Given up for a reload, which starts when this load has ended.
+    again: bool,
 }
 
 impl Loading {
@@ -224,18 +270,26 @@ impl Loading {
                 self.start(index).await?;
             }
             if self.active.is_empty() {
-                return Ok(());
+                // Whoever asks from here on is told that it is too late; who asked before must not be.
+                reloads.close();
+                match reloads.try_recv() {
+                    Ok(names) => self.reload(names, &mut waiting),
+                    Err(_) => return Ok(()),
+                }
+                continue;
             }
             tokio::select! {
-                Some(ended) = self.running.join_next() => match ended {
-                    Ok((index, outcome)) => {
-                        self.active.remove(&index);
-                        outcome?;
+                Some(ended) = self.running.join_next_with_id() => {
+                    let (id, outcome) = match ended {
+                        Ok((id, outcome)) => (id, outcome),
+                        Err(error) => (error.id(), Err(Error::fatal("a table load ended unexpectedly"))),
+                    };
+                    match self.active.remove(&id) {
+                        // Whatever became of it, the table is loaded anew.
+                        Some(Active { index, again: true, .. }) => self.queue(index, &mut waiting),
+                        _ => outcome?,
                     }
-                    // Aborted for a reload, and waiting again.
-                    Err(error) if error.is_cancelled() => {}
-                    Err(_) => return Err(Error::fatal("a table load ended unexpectedly")),
-                },
+                }
                 Some(names) = reloads.recv() => self.reload(names, &mut waiting),
             }
         }
@@ -247,9 +301,8 @@ impl Loading {
             true => Arc::from(self.load.source.snapshot(1).await?),
             false => self.snapshot.clone(),
         };
-        let table = self.load.clone().table(index, self.plans[index].clone(), snapshot);
-        let handle = self.running.spawn(async move { (index, table.await) });
-        self.active.insert(index, handle);
+        let handle = self.running.spawn(self.load.clone().table(index, self.plans[index].clone(), snapshot));
+        self.active.insert(handle.id(), Active { index, handle, again: false });
         Ok(())
     }
 
@@ -258,17 +311,26 @@ impl Loading {
             if !names.contains(&plan.source.name) {
                 continue;
             }
-            if let Some(handle) = self.active.remove(&index) {
-                handle.abort();
-            }
             task_log!(self.load.log, TablesManager, Info, "Table {} is loaded again", plan.source.name);
-            self.load.progress.update(index, |table| {
-                table.reloaded = true;
-                table.state = TableState::BeingReloaded;
-            });
-            if !waiting.contains(&index) {
-                waiting.push_back(index);
+            match self.active.values_mut().find(|active| active.index == index) {
+                Some(active) => {
+                    active.again = true;
+                    active.handle.abort();
+                }
+                None => self.queue(index, waiting),
             }
+        }
+    }
+
+    fn queue(&self, index: usize, waiting: &mut VecDeque<usize>) {
+        self.load.progress.update(index, |table| {
+            table.reloaded = true;
+            // With DO_NOTHING it is for the user to empty the table before, says the guide.
+            table.target_was_empty = false;
+            table.state = TableState::BeingReloaded;
+        });
+        if !waiting.contains(&index) {
+            waiting.push_back(index);
         }
     }
 }
@@ -308,7 +370,8 @@ impl TableAccount<'_> {
         }
         self.truncated += values;
         let error = || Error::new(ErrorKind::Truncation, "a LOB value is longer than LobMaxSize");
-        let counts = Counts { data_errors: self.truncated - values, ..Counts::default() };
+        // All but the last of them: that one decides.
+        let counts = Counts { data_errors: self.truncated - 1, ..Counts::default() };
         settle(policy::action(ErrorKind::Truncation, &load.settings.error_behavior, counts), error)
     }
 
@@ -350,3 +413,6 @@ fn settle(action: Action, error: impl FnOnce() -> Error) -> Result<()> {
         Action::Retry { .. } => Err(error().into_kind(ErrorKind::Recoverable)),
     }
 }
+
+#[cfg(test)]
+mod tests;

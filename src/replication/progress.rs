@@ -66,6 +66,9 @@ pub struct TableProgress {
     pub updated: SystemTime,
     /// The table was loaded again by ReloadTables.
     pub reloaded: bool,
+    /// The target's table was empty before this task loaded into it (looked at with `DO_NOTHING` alone): what it holds
+    /// after an interruption was put there by the task.
+    pub target_was_empty: bool,
 }
 
 impl TableProgress {
@@ -80,6 +83,7 @@ impl TableProgress {
             ended: None,
             updated: SystemTime::now(),
             reloaded: false,
+            target_was_empty: false,
         }
     }
 }

@@ -90,10 +90,10 @@ impl TaskHandle {
         self.stop.send_replace(true);
     }
 
-    /// Loads tables again while the task runs; names that are not the task's are passed over.
-    pub fn reload(&self, tables: Vec<TableName>) {
-        // The runner may have ended a moment ago: then there is nothing to reload into.
-        let _ = self.reloads.send(tables);
+    /// Loads tables again while the task runs; names that are not the task's are passed over. `false` when the load
+    /// has ended and takes no more.
+    pub fn reload(&self, tables: Vec<TableName>) -> bool {
+        self.reloads.send(tables).is_ok()
     }
 }
 
@@ -137,6 +137,7 @@ async fn run(
         () = report_changes(&load.progress, &reports) => Outcome::Stopped(StopReason::Normal),
         _ = stopped.wait_for(|stop| *stop) => Outcome::Stopped(StopReason::Normal),
     };
+    drop(reloads);
     abandon_unfinished(&load.progress, &outcome);
     match &outcome {
         Outcome::Stopped(reason) => task_log!(load.log, TaskManager, Info, "Task stopped, {}", reason.as_str()),
@@ -169,9 +170,11 @@ async fn report_changes(progress: &Progress, reports: &mpsc::Sender<Report>) {
             _ = tick.tick() => {}
             () = progress.state_changed.notified() => {}
         }
+        // Room first: a change that is taken and still waits to be sent would be lost when the run ends meanwhile.
+        let Ok(room) = reports.reserve().await else { return };
         let changed = progress.take_changed();
-        if !changed.is_empty() && reports.send(Report::Tables(changed)).await.is_err() {
-            return;
+        if !changed.is_empty() {
+            room.send(Report::Tables(changed));
         }
     }
 }
@@ -228,4 +231,26 @@ async fn attempts(
 /// DMS's shape of a failure; the two blanks are its own.
 fn last_error(error: &Error, level: &str) -> String {
     format!("Last Error  {error} Stop Reason {level}_ERROR Error Level {level}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_change_that_cannot_be_reported_yet_is_kept_for_the_last_report() {
+        let progress = Progress::default();
+        let (reports, _control_plane) = mpsc::channel(1);
+        reports.send(Report::Running).await.unwrap();
+        progress.set(vec![TableProgress::new(TableName::new("s", "t"))]);
+        {
+            let reporting = report_changes(&progress, &reports);
+            tokio::pin!(reporting);
+            for _ in 0..10 {
+                assert!(futures_util::poll!(reporting.as_mut()).is_pending());
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(progress.take_changed().len(), 1);
+    }
 }

@@ -15,6 +15,8 @@ pub struct TableRecord {
     pub state: String,
     /// The wire shape `TableStatistics`.
     pub body: Json,
+    /// Of an interrupted load in mode `DO_NOTHING`: all rows of the target's table are its own.
+    pub target_was_empty: bool,
 }
 
 impl Store {
@@ -23,8 +25,8 @@ impl Store {
         let mut transaction = self.write.begin().await?;
         for table in tables {
             sqlx::query(
-                "INSERT OR REPLACE INTO table_statistics (task, position, schema_name, table_name, table_state, body)
-                 SELECT ?, ?, ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM resource WHERE arn = ?)",
+                "INSERT OR REPLACE INTO table_statistics (task, position, schema_name, table_name, table_state, body,
+                 target_was_empty) SELECT ?, ?, ?, ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM resource WHERE arn = ?)",
             )
             .bind(task)
             .bind(table.position)
@@ -32,6 +34,7 @@ impl Store {
             .bind(&table.table)
             .bind(&table.state)
             .bind(table.body.to_string())
+            .bind(table.target_was_empty)
             .bind(task)
             .execute(&mut *transaction)
             .await?;
@@ -48,7 +51,7 @@ impl Store {
     /// All tables of a task, in load order.
     pub async fn tables(&self, task: &str) -> Result<Vec<TableRecord>> {
         let rows = sqlx::query(
-            "SELECT position, schema_name, table_name, table_state, body FROM table_statistics
+            "SELECT position, schema_name, table_name, table_state, body, target_was_empty FROM table_statistics
              WHERE task = ? ORDER BY position, schema_name, table_name",
         )
         .bind(task)
@@ -63,6 +66,7 @@ impl Store {
                     table: row.try_get(2)?,
                     state: row.try_get(3)?,
                     body: serde_json::from_str(&body).map_err(|error| sqlx::Error::Decode(error.into()))?,
+                    target_was_empty: row.try_get(5)?,
                 })
             })
             .collect()

@@ -376,6 +376,16 @@ async fn a_large_object_passes_in_bounded_batches() {
 }
 
 #[tokio::test]
+async fn a_row_that_fills_its_packet_exactly_is_read_to_its_end() {
+    let pair = Pair::new();
+    // Four bytes of length before the value make 16 MiB less one: the packet that ends the row is empty.
+    pair.sql("CREATE TABLE t (a LONGBLOB); INSERT INTO t VALUES (REPEAT('x', 16777211)), ('next')");
+    let (rows, rejected) = pair.copy("t", Format::Text).await;
+    assert_eq!((rows, rejected.len()), (2, 0), "{rejected:?}");
+    pair.assert_same("t", &["MD5(a)"]);
+}
+
+#[tokio::test]
 async fn limited_lobs_are_cut_between_characters_and_counted() {
     let mut pair = Pair::new();
     pair.sql(

@@ -372,8 +372,7 @@ impl TableReader {
             row.begun = false;
             row.column += 1;
         }
-        // Only a plan without columns leaves anything of the row.
-        while self.columns.is_empty() && client.field().await.is_ok() {}
+        client.end_long_row().await?;
         batch.end_row();
         self.long = None;
         Ok(Progress::RowEnded)

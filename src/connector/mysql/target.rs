@@ -81,12 +81,31 @@ impl Target for MySqlTarget {
         Family::MySql
     }
 
+    async fn places(&self, names: &[TableName]) -> Result<Vec<TableName>> {
+        let mut client = self.connect().await?;
+        let folding = client.rows("SELECT @@GLOBAL.lower_case_table_names").await?;
+        client.close().await;
+        let folds = folding.first().and_then(|row| row.first()).is_some_and(|value| value.as_deref() != Some("0"));
+        let place = |name| match self.place(name) {
+            TableName { schema, table } if folds => TableName::new(schema.to_lowercase(), table.to_lowercase()),
+            place => place,
+        };
+        Ok(names.iter().map(place).collect())
+    }
+
     async fn prepare(&self, table: &TableSchema, mode: PrepareMode, key: CreateKey) -> Result<()> {
         let mut client = self.connect().await?;
         let made = self.make_ready(&mut client, table, mode, key).await;
         made.map_err(|error| error.while_doing(format!("prepare {} on target", table.name)))?;
         client.close().await;
         Ok(())
+    }
+
+    async fn is_empty(&self, table: &TableSchema) -> Result<bool> {
+        let mut client = self.connect().await?;
+        let rows = client.rows(&format!("SELECT 1 FROM {} LIMIT 1", quote_table(&self.place(&table.name)))).await?;
+        client.close().await;
+        Ok(rows.is_empty())
     }
 
     async fn formats(&self, table: &TableSchema) -> Result<Vec<Format>> {

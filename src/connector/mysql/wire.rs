@@ -238,6 +238,15 @@ impl Client {
         }
     }
 
+    /// Ends a long row all of whose fields have been read. One of exactly 16 MiB less a byte, or a multiple of that, is
+    /// followed by an empty packet, which must not pass for the next row.
+    pub(super) async fn end_long_row(&mut self) -> Result<()> {
+        match self.packets.piece(usize::MAX).await? {
+            [] => Ok(()),
+            _ => Err(failure::malformed("row")),
+        }
+    }
+
     /// Sends a `LOAD DATA LOCAL INFILE` of [`LOCAL_FILE`] and waits until the server asks for the file.
     pub(super) async fn begin_load(&mut self, sql: &str) -> Result<()> {
         self.begin(sql.as_bytes()).await?;

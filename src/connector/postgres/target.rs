@@ -53,10 +53,19 @@ impl Target for PostgresTarget {
         Family::PostgreSql
     }
 
+    async fn places(&self, names: &[TableName]) -> Result<Vec<TableName>> {
+        Ok(names.iter().map(|name| TableName::new(kept(&name.schema), kept(&name.table))).collect())
+    }
+
     async fn prepare(&self, table: &TableSchema, mode: PrepareMode, key: CreateKey) -> Result<()> {
         let doing = |error: Error| error.while_doing(format!("prepare {}", table.name));
         let mut client = self.endpoint.connect().await.map_err(doing)?;
         prepare(&mut client, table, mode, key).await.map_err(doing)
+    }
+
+    async fn is_empty(&self, table: &TableSchema) -> Result<bool> {
+        let mut client = self.endpoint.connect().await?;
+        Ok(client.query(&format!("SELECT 1 FROM {} LIMIT 1", sql::table(&table.name))).await?.is_empty())
     }
 
     async fn formats(&self, table: &TableSchema) -> Result<Vec<Format>> {
@@ -107,6 +116,16 @@ impl Target for PostgresTarget {
         let mut client = self.endpoint.connect().await.map_err(doing)?;
         record(&mut client, control_schema, exceptions).await.map_err(doing)
     }
+}
+
+/// What the server keeps of a name: it cuts what is longer than 63 bytes, without an error.
+fn kept(name: &str) -> &str {
+    const NAME_BYTES: usize = 63;
+    let mut end = name.len().min(NAME_BYTES);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    &name[..end]
 }
 
 async fn prepare(client: &mut Client, table: &TableSchema, mode: PrepareMode, key: CreateKey) -> Result<()> {
@@ -290,4 +309,16 @@ async fn record(client: &mut Client, control_schema: &str, exceptions: &[ApplyEx
         client.query(&statement).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuts_names_as_the_server_does() {
+        assert_eq!(kept("short"), "short");
+        assert_eq!(kept(&"x".repeat(64)), "x".repeat(63));
+        assert_eq!(kept(&"ы".repeat(32)), "ы".repeat(31));
+    }
 }

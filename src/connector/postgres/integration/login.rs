@@ -105,3 +105,20 @@ async fn a_script_runs_in_every_session() {
     assert_eq!(error.kind, ErrorKind::Recoverable);
     assert!(error.to_string().contains("no answer within ExecuteTimeout (1 s)"), "{error}");
 }
+
+#[tokio::test]
+async fn settings_of_a_database_change_nothing() {
+    let pair =
+        Pair::new("CREATE TABLE t (id uuid, tags text[], doc xml); INSERT INTO t VALUES (NULL, '{a,NULL}', 'x')");
+    for database in [&pair.source_database, &pair.target_database] {
+        for setting in ["quote_all_identifiers = on", "array_nulls = off", "xmloption = document", "lock_timeout = 1"] {
+            pair.server.sql("postgres", &format!("ALTER DATABASE {database} SET {setting}"));
+        }
+    }
+    let table = pair.describe("public", "t").await;
+    let native: Vec<_> = table.columns.iter().map(|column| column.native.as_str()).collect();
+    assert_eq!(native, ["uuid", "text[]", "xml"]);
+    let load = pair.load("t", how(Format::Text)).await;
+    assert_eq!((load.rows, load.rejected.len()), (1, 0), "{:?}", load.rejected);
+    assert_eq!(pair.target_sql("SELECT tags[2] IS NULL, doc FROM t"), "t|x");
+}

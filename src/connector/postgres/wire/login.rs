@@ -16,14 +16,16 @@ use crate::data::{Error, Result};
 const AUTHENTICATION: u8 = b'R';
 const BACKEND_KEY: u8 = b'K';
 
-/// Text forms that do not depend on the server's configuration and lose nothing; no time limits of the server's that
-/// a long load would run into; no notices, because a server that waits for us to read them while we write to it would
+/// Text forms that do not depend on the configuration of the server, the database or the role and lose nothing; no time
+/// limits of theirs that a long load would run into; no notices, because a server that waits for us to read them while we write to it would
 /// wait for ever.
 const SESSION: &str = "SET standard_conforming_strings = on; SET extra_float_digits = 3; SET bytea_output = 'hex'; \
-    SET IntervalStyle = 'postgres'; SET statement_timeout = 0; SET client_min_messages = error";
+    SET IntervalStyle = 'postgres'; SET xmloption = content; SET array_nulls = on; SET quote_all_identifiers = off; \
+    SET statement_timeout = 0; SET lock_timeout = 0; SET client_min_messages = error";
 
 /// Versions since which there is something else to set.
 const IDLE_TIMEOUT_SINCE: u32 = 90_600;
+const TRANSACTION_TIMEOUT_SINCE: u32 = 170_000;
 
 impl Client {
     /// Connects and logs in.
@@ -63,6 +65,9 @@ impl Client {
         client.query(SESSION).await?;
         if client.version >= IDLE_TIMEOUT_SINCE {
             client.query("SET idle_in_transaction_session_timeout = 0").await?;
+        }
+        if client.version >= TRANSACTION_TIMEOUT_SINCE {
+            client.query("SET transaction_timeout = 0").await?;
         }
         if let Some(script) = &settings.after_connect_script {
             client.query(script).await.map_err(|error| error.while_doing("AfterConnectScript"))?;

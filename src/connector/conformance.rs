@@ -91,7 +91,7 @@ fn rows(ids: impl IntoIterator<Item = i64>) -> Batch {
 }
 
 async fn write(target: &dyn Target, table: &TableSchema, batches: &[Batch]) -> Written {
-    let mut writer = target.writer(table, Format::Values).await.unwrap();
+    let mut writer = target.writer(table, Format::Values, 10_000).await.unwrap();
     let mut all = Written::default();
     for batch in batches {
         let written = writer.write(batch).await.unwrap();
@@ -238,7 +238,7 @@ async fn what_one_engine_reads_in_any_format_it_writes_unchanged() {
             let copy = TableSchema { name: TableName::new(schema_name(), "copy"), ..table.clone() };
             target.prepare(&copy, PrepareMode::DropAndCreate, CreateKey::AfterLoad).await.unwrap();
             assert!(target.formats(&copy).await.unwrap().contains(&format), "{} {format:?}", engine.name);
-            let mut writer = target.writer(&copy, format).await.unwrap();
+            let mut writer = target.writer(&copy, format, 10_000).await.unwrap();
             let mut reader = snapshot.read(plan(&table, format)).await.unwrap();
             let mut batch = Batch::new();
             while reader.next(&mut batch).await.unwrap() {

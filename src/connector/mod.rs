@@ -221,7 +221,8 @@ pub trait Target: Send + Sync {
 
     /// A writer for rows whose values are in the order of `table.columns`. Rows become durable with
     /// [`Writer::finish`]; before that, at the engine's own pace.
-    async fn writer(&self, table: &TableSchema, format: Format) -> Result<Box<dyn Writer>>;
+    /// At most `commit_rows` rows (`CommitRate`) go to the server together; batches must not hold more.
+    async fn writer(&self, table: &TableSchema, format: Format, commit_rows: usize) -> Result<Box<dyn Writer>>;
 
     /// Ends a load: creates the primary key when it was left for later.
     async fn finish(&self, table: &TableSchema, key: CreateKey) -> Result<()>;

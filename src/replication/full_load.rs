@@ -212,7 +212,7 @@ impl FullLoad {
         let accepted = self.target.formats(&plan.target).await?;
         let offered = snapshot.formats(&plan.source, &plan.columns, lob_bytes_max);
         let format = offered.into_iter().find(|format| accepted.contains(format)).unwrap_or(Format::Values);
-        let mut writer = self.target.writer(&plan.target, format).await?;
+        let mut writer = self.target.writer(&plan.target, format, full_load.commit_rate).await?;
         let reader = snapshot
             .read(ReadPlan {
                 table: plan.source.clone(),

@@ -81,7 +81,7 @@ impl Pair {
         let mut reader = snapshot.read(self.plan(from, format)).await.unwrap();
         let target = self.target();
         assert!(target.formats(to).await.unwrap().contains(&format));
-        let mut writer = target.writer(to, format).await.unwrap();
+        let mut writer = target.writer(to, format, 10_000).await.unwrap();
         let (mut batch, mut rows, mut rejected) = (Batch::new(), 0, Vec::new());
         while reader.next(&mut batch).await.unwrap() {
             assert!(batch.bytes() <= self.batch_bytes + (600 << 10), "a batch of {} bytes", batch.bytes());
@@ -448,7 +448,7 @@ async fn write(pair: &Pair, ddl: &str, columns: &[(&str, DataType)], rows: &[&[V
         unique_key: Vec::new(),
         rows_estimate: 0,
     };
-    let mut writer = pair.target().writer(&schema, Format::Values).await.unwrap();
+    let mut writer = pair.target().writer(&schema, Format::Values, 10_000).await.unwrap();
     let mut batch = Batch::new();
     batch.clear(Format::Values);
     for row in rows {

@@ -123,7 +123,7 @@ impl Target for MySqlTarget {
         Ok(if alike { vec![Format::Text, Format::Values] } else { vec![Format::Values] })
     }
 
-    async fn writer(&self, table: &TableSchema, format: Format) -> Result<Box<dyn Writer>> {
+    async fn writer(&self, table: &TableSchema, format: Format, _: usize) -> Result<Box<dyn Writer>> {
         let name = self.place(&table.name);
         let mut client = self.connect().await?;
         require_local_infile(&mut client).await?;

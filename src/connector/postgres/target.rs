@@ -89,14 +89,14 @@ impl Target for PostgresTarget {
         Ok(formats)
     }
 
-    async fn writer(&self, table: &TableSchema, format: Format) -> Result<Box<dyn Writer>> {
+    async fn writer(&self, table: &TableSchema, format: Format, commit_rows: usize) -> Result<Box<dyn Writer>> {
         let mut catalog = self.endpoint.connect_to_catalog().await?;
         let columns = TargetColumn::read(&mut catalog, &table.name).await?;
         let generated = |column: &Column| columns.get(&column.name).is_some_and(|target| target.generated);
         let sent = table.columns.iter().map(|column| !generated(column)).collect();
         drop(catalog);
         let client = self.endpoint.connect().await?;
-        Ok(Box::new(PostgresWriter::start(client, table, sent, format).await?))
+        Ok(Box::new(PostgresWriter::start(client, table, sent, format, commit_rows).await?))
     }
 
     async fn finish(&self, table: &TableSchema, key: CreateKey) -> Result<()> {

@@ -41,6 +41,8 @@ const FLUSH_BY_TABLE: &str = "ROLLBACK; BEGIN; SET LOCAL synchronous_commit = on
 pub struct PostgresWriter {
     client: Client,
     format: Format,
+    /// The most rows of a COPY.
+    commit_rows: usize,
     table: TableSchema,
     /// The columns that are written; others the target generates.
     sent: Vec<bool>,
@@ -77,6 +79,7 @@ impl PostgresWriter {
         table: &TableSchema,
         sent: Vec<bool>,
         format: Format,
+        commit_rows: usize,
     ) -> Result<PostgresWriter> {
         client.query(SESSION).await?;
         if format == Format::Text {
@@ -90,6 +93,7 @@ impl PostgresWriter {
         Ok(PostgresWriter {
             client,
             format,
+            commit_rows,
             sent,
             statement: format!("COPY {name} ({columns}) FROM STDIN (FORMAT {copy_format})"),
             what: format!("copy into {}", table.name),
@@ -112,13 +116,16 @@ impl PostgresWriter {
             first = 1;
         }
         if first < batch.rows() {
+            if self.open.ends.len() + batch.rows() - first > self.commit_rows {
+                self.end_open(written).await?;
+            }
             if self.open.ends.is_empty() {
                 self.start_copy().await?;
             }
             let before = self.open.bytes.len();
             self.open.encode(batch, first, &self.sent);
             self.client.copy_in(&self.open.bytes[before..]).await?;
-            if self.open.bytes.len() >= COPY_BYTES {
+            if self.open.bytes.len() >= COPY_BYTES || self.open.ends.len() >= self.commit_rows {
                 self.end_open(written).await?;
             }
         }

@@ -146,7 +146,7 @@ impl Target for End {
         Ok(vec![Format::Values])
     }
 
-    async fn writer(&self, table: &TableSchema, _: Format) -> Result<Box<dyn Writer>> {
+    async fn writer(&self, table: &TableSchema, _: Format, _: usize) -> Result<Box<dyn Writer>> {
         Ok(Box::new(Into { world: self.0.clone(), table: table.name.clone() }))
     }
 

@@ -180,7 +180,7 @@ async fn a_lost_connection_can_be_tried_again() {
     target.prepare(&renamed, PrepareMode::DropAndCreate, CreateKey::WithTable).await.unwrap();
     let snapshot = (MARIADB.open_source)(connection).snapshot(1).await.unwrap();
     let mut reader = snapshot.read(pair.plan(&schema, Format::Text)).await.unwrap();
-    let mut writer = target.writer(&renamed, Format::Text).await.unwrap();
+    let mut writer = target.writer(&renamed, Format::Text, 10_000).await.unwrap();
     let mut batch = Batch::new();
     assert!(reader.next(&mut batch).await.unwrap());
     writer.write(&batch).await.unwrap();

@@ -115,7 +115,7 @@ async fn values_of_another_engine_are_written_or_refused_one_by_one() {
     ];
     let table = foreign(&pair, &columns).await;
     assert_eq!(pair.target.formats(&table).await.unwrap(), [Format::Values]);
-    let mut writer = pair.target.writer(&table, Format::Values).await.unwrap();
+    let mut writer = pair.target.writer(&table, Format::Values, 10_000).await.unwrap();
     let mut batch = Batch::new();
     batch.clear(Format::Values);
     let good = |id, text| {
@@ -155,7 +155,7 @@ async fn what_was_written_is_on_disk_after_finish() {
     pair.target.prepare(&table, PrepareMode::DropAndCreate, CreateKey::WithTable).await.unwrap();
     let snapshot = open(&*pair.source, 1).await;
     let mut reader = snapshot.read(plan(&table, how(Format::Text))).await.unwrap();
-    let mut writer = pair.target.writer(&table, Format::Text).await.unwrap();
+    let mut writer = pair.target.writer(&table, Format::Text, 10_000).await.unwrap();
     let mut batch = Batch::new();
     let mut rows = 0;
     while reader.next(&mut batch).await.unwrap() {
@@ -190,7 +190,7 @@ async fn a_session_that_is_ended_is_an_error_to_recover_from() {
     pair.target.prepare(&table, PrepareMode::DropAndCreate, CreateKey::WithTable).await.unwrap();
     let snapshot = open(&*pair.source, 1).await;
     let mut reader = snapshot.read(plan(&table, How { batch_bytes: 100_000, ..how(Format::Text) })).await.unwrap();
-    let mut writer = pair.target.writer(&table, Format::Text).await.unwrap();
+    let mut writer = pair.target.writer(&table, Format::Text, 10_000).await.unwrap();
     let mut batch = Batch::new();
     assert!(reader.next(&mut batch).await.unwrap());
     writer.write(&batch).await.unwrap();

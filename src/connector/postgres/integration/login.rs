@@ -81,7 +81,7 @@ async fn rows_pass_encrypted() {
     let target = target_of(connection);
     table.name.table = "t2".into();
     target.prepare(&table, PrepareMode::DoNothing, CreateKey::WithTable).await.unwrap();
-    let mut writer = target.writer(&table, Format::PostgresCopy).await.unwrap();
+    let mut writer = target.writer(&table, Format::PostgresCopy, 10_000).await.unwrap();
     let (mut batch, mut rows) = (Batch::new(), 0);
     while reader.next(&mut batch).await.unwrap() {
         rows += writer.write(&batch).await.unwrap().rows;

@@ -105,7 +105,7 @@ impl Pair {
         assert!(snapshot.formats(table, &columns, how.lob_bytes_max).contains(&how.format), "{:?}", how.format);
         assert!(self.target.formats(table).await?.contains(&how.format), "{:?}", how.format);
         let mut reader = snapshot.read(plan(table, how)).await?;
-        let mut writer = self.target.writer(table, how.format).await?;
+        let mut writer = self.target.writer(table, how.format, 10_000).await?;
         let (mut batch, mut load) = (Batch::new(), Load::default());
         while reader.next(&mut batch).await? {
             assert_eq!(batch.format(), how.format);

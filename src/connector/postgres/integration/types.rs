@@ -343,7 +343,7 @@ async fn any_value_comes_back_from_the_server() {
         batch.end_row();
         expected.push(values);
     }
-    let mut writer = pair.target.writer(&table, Format::Values).await.unwrap();
+    let mut writer = pair.target.writer(&table, Format::Values, 10_000).await.unwrap();
     let mut written = writer.write(&batch).await.unwrap();
     let finished = writer.finish().await.unwrap();
     written.rejected.extend(finished.rejected);

@@ -146,10 +146,16 @@ impl FullLoad {
         });
         task_log!(self.log, SourceUnload, Info, "Start loading table {name}");
         match self.copy(index, &plan, snapshot.as_ref()).await {
-            Ok(()) => {
+            Ok(Copied::All) => {
                 self.finished(index, TableState::Completed);
                 let rows = self.progress.get(index).rows;
                 task_log!(self.log, TargetLoad, Info, "Load finished for table {name}, {rows} rows");
+                Ok(())
+            }
+            Ok(Copied::Suspended(error)) => {
+                let error = error.while_doing(format!("load table {name}"));
+                task_log!(self.log, TargetLoad, Error, "{error}");
+                self.suspended(index, &name);
                 Ok(())
             }
             Err(error) => self.failed(index, &name, error),
@@ -162,14 +168,21 @@ impl FullLoad {
             return Err(error);
         }
         task_log!(self.log, TargetLoad, Error, "{error}");
-        self.finished(index, TableState::Error);
         match policy::action(ErrorKind::Table, &self.settings.error_behavior, Counts::default()) {
-            Action::StopTask => Err(error.into_kind(ErrorKind::Fatal)),
+            Action::StopTask => {
+                self.finished(index, TableState::Error);
+                Err(error.into_kind(ErrorKind::Fatal))
+            }
             _ => {
-                task_log!(self.log, TaskManager, Warning, "Table {name} was suspended, the task goes on without it");
+                self.suspended(index, name);
                 Ok(())
             }
         }
+    }
+
+    fn suspended(&self, index: usize, name: &TableName) {
+        self.finished(index, TableState::Error);
+        task_log!(self.log, TaskManager, Warning, "Table {name} was suspended, the task goes on without it");
     }
 
     fn finished(&self, index: usize, state: TableState) {
@@ -202,7 +215,7 @@ impl FullLoad {
         Ok(())
     }
 
-    async fn copy(&self, index: usize, plan: &TablePlan, snapshot: &dyn Snapshot) -> Result<()> {
+    async fn copy(&self, index: usize, plan: &TablePlan, snapshot: &dyn Snapshot) -> Result<Copied> {
         let full_load = &self.settings.full_load;
         let lob_bytes_max = match self.settings.target_metadata.lob_mode() {
             LobMode::Limited { bytes_max } => Some(bytes_max),
@@ -224,10 +237,21 @@ impl FullLoad {
             })
             .await?;
         task_log!(self.log, SourceUnload, Debug, "Table {} is read as {format:?}", plan.source.name);
-        let mut account = TableAccount { load: self, index, plan, truncated: 0 };
-        pump(reader, writer.as_mut(), &mut account).await?;
-        self.target.finish(&plan.target, full_load.create_key).await
+        let mut account = TableAccount { load: self, index, plan, truncated: 0, suspended: false };
+        match pump(reader, writer.as_mut(), &mut account).await {
+            Err(error) if account.suspended && error.kind == ErrorKind::Table => return Ok(Copied::Suspended(error)),
+            outcome => outcome?,
+        }
+        self.target.finish(&plan.target, full_load.create_key).await?;
+        Ok(Copied::All)
     }
+}
+
+/// How a load ended that did not fail as a whole.
+enum Copied {
+    All,
+    /// The policy for single rows gave the table up: `TableErrorPolicy` is not asked, it is not about rows.
+    Suspended(Error),
 }
 
 fn refused(error: MappingError) -> Error {
@@ -341,6 +365,8 @@ struct TableAccount<'a> {
     index: usize,
     plan: &'a TablePlan,
     truncated: u64,
+    /// A row's error has cost the table.
+    suspended: bool,
 }
 
 #[async_trait]
@@ -372,7 +398,12 @@ impl TableAccount<'_> {
         let error = || Error::new(ErrorKind::Truncation, "a LOB value is longer than LobMaxSize");
         // All but the last of them: that one decides.
         let counts = Counts { data_errors: self.truncated - 1, ..Counts::default() };
-        settle(policy::action(ErrorKind::Truncation, &load.settings.error_behavior, counts), error)
+        self.settle(policy::action(ErrorKind::Truncation, &load.settings.error_behavior, counts), error)
+    }
+
+    fn settle(&mut self, action: Action, error: impl FnOnce() -> Error) -> Result<()> {
+        self.suspended |= action == Action::SuspendTable;
+        settle(action, error)
     }
 
     async fn refused(&mut self, written: Written) -> Result<()> {
@@ -393,7 +424,7 @@ impl TableAccount<'_> {
                 });
             }
             if outcome.is_ok() {
-                outcome = settle(action, || rejected.error);
+                outcome = self.settle(action, || rejected.error);
             }
         }
         if !exceptions.is_empty() {

@@ -16,6 +16,8 @@ struct World {
     rows: Mutex<HashMap<TableName, u64>>,
     /// Reads that break off half-way before the first that does not.
     breaks: AtomicUsize,
+    /// Every row is sent with a value that was cut.
+    cuts: bool,
     /// The target's tables may be written but not read.
     blind: bool,
     /// Names are one to the target that differ in case.
@@ -25,6 +27,7 @@ struct World {
 struct End(Arc<World>);
 
 struct Rows {
+    cuts: bool,
     sent: usize,
     breaks: bool,
 }
@@ -85,7 +88,7 @@ impl Snapshot for End {
 
     async fn read(&self, _: ReadPlan) -> Result<Box<dyn Reader>> {
         let breaks = self.0.breaks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
-        Ok(Box::new(Rows { sent: 0, breaks }))
+        Ok(Box::new(Rows { cuts: self.0.cuts, sent: 0, breaks }))
     }
 }
 
@@ -101,6 +104,7 @@ impl Reader for Rows {
         }
         // So that a load takes more than one turn.
         tokio::task::yield_now().await;
+        batch.add_truncated(self.cuts.into());
         batch.push(Value::Int(self.sent as i64));
         batch.end_row();
         self.sent += 1;
@@ -278,10 +282,21 @@ async fn every_cut_value_of_a_batch_counts_towards_the_escalation() {
         let world = Arc::new(World::default());
         let load = load_with(&world, serde_json::json!({ "ErrorBehavior": { "DataErrorEscalationCount": 3 } }));
         let loading = loading(&load).await;
-        let mut account = TableAccount { load: &load, index: 0, plan: &loading.plans[0], truncated: 0 };
+        let mut account =
+            TableAccount { load: &load, index: 0, plan: &loading.plans[0], truncated: 0, suspended: false };
         let mut batch = Batch::new();
         batch.add_truncated(values);
         let outcome = account.wrote(&batch, Written::default()).await;
         assert_eq!(outcome.map_err(|error| error.kind), if suspends { Err(ErrorKind::Table) } else { Ok(()) });
     }
+}
+
+#[tokio::test]
+async fn a_table_that_a_row_suspends_does_not_stop_the_task() {
+    let world = Arc::new(World { cuts: true, ..World::default() });
+    let policies = serde_json::json!({ "DataTruncationErrorPolicy": "SUSPEND_TABLE", "TableErrorPolicy": "STOP_TASK" });
+    let load = load_with(&world, serde_json::json!({ "ErrorBehavior": policies }));
+    let (_reload, mut reloads) = mpsc::unbounded_channel();
+    load.run(async || {}, &mut reloads).await.unwrap();
+    assert!(load.progress.all().iter().all(|table| table.state == TableState::Error));
 }

@@ -152,9 +152,6 @@ pub async fn start(context: &Context, request: StartReplicationTaskMessage) -> A
         }
     };
     check_connections(context, &task).await?;
-    if fresh {
-        context.store().clear_tables(arn).await?;
-    }
     let body = transition(context, arn, TaskEvent::Start, |task| {
         let now = json!(Timestamp::from(SystemTime::now()));
         let fresh_start = match fresh {
@@ -180,6 +177,10 @@ pub async fn start(context: &Context, request: StartReplicationTaskMessage) -> A
         Ok(())
     })
     .await?;
+    // Not before this call has won the start: another's statistics are not ours to clear.
+    if fresh {
+        context.store().clear_tables(arn).await?;
+    }
     launch(context, arn).await?;
     Ok(answer(body))
 }

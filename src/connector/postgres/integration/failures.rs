@@ -168,6 +168,28 @@ async fn what_was_written_is_on_disk_after_finish() {
     assert_eq!((rows, pair.target_sql(on_disk).as_str()), (1000, "t"));
 }
 
+/// A task that was killed may have left a whole COPY in its connection. What empties the table must come after it.
+#[tokio::test]
+async fn a_table_is_not_emptied_while_an_earlier_load_may_still_write() {
+    let pair = Pair::new("CREATE TABLE f AS SELECT generate_series(1, 10) AS i");
+    for mode in [PrepareMode::TruncateBeforeLoad, PrepareMode::DropAndCreate] {
+        let table = pair.describe("public", "f").await;
+        pair.target.prepare(&table, PrepareMode::DropAndCreate, CreateKey::WithTable).await.unwrap();
+        let earlier = pair.target.writer(&table, Format::Text, 10_000).await.unwrap();
+        let prepare = pair.target.prepare(&table, mode, CreateKey::WithTable);
+        tokio::pin!(prepare);
+        let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        // Each look takes a psql; the server answers our own connection meanwhile.
+        while pair.target_sql(waits) == "0" {
+            let turn = tokio::time::timeout(std::time::Duration::from_millis(10), prepare.as_mut());
+            assert!(turn.await.is_err(), "{mode:?} did not wait");
+        }
+        drop(earlier);
+        prepare.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_chatty_trigger_does_not_stop_a_load() {
     let pair = Pair::new("CREATE TABLE c AS SELECT generate_series(1, 50000) AS i");

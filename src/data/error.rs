@@ -69,6 +69,12 @@ impl Error {
         self
     }
 
+    /// The server has no connection left for us: fewer at once may do.
+    pub fn is_too_many_connections(&self) -> bool {
+        // PostgreSQL's SQLSTATE, and MySQL's numbers for the server, the account and its hourly resources.
+        self.sqlstate.as_deref() == Some("53300") || matches!(self.native, Some(1040 | 1203 | 1226))
+    }
+
     /// Adds what the caller was doing.
     pub fn while_doing(mut self, what: impl Into<String>) -> Error {
         self.context.insert(0, what.into());

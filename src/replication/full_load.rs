@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -28,6 +29,8 @@ pub(super) struct FullLoad {
     pub mapping: Mapping,
     pub settings: TaskSettings,
     pub progress: Progress,
+    /// Tables that may load at once: `MaxFullLoadSubTasks`, less when a server has not that many connections.
+    pub workers_max: AtomicUsize,
     pub log: TaskLog,
 }
 
@@ -47,12 +50,24 @@ impl FullLoad {
         if waiting.is_empty() {
             return Ok(());
         }
-        let readers = self.settings.full_load.max_full_load_sub_tasks.clamp(1, waiting.len());
+        let readers = self.workers_max.load(Ordering::Relaxed).clamp(1, waiting.len());
         let snapshot: Arc<dyn Snapshot> = Arc::from(self.source.snapshot(readers).await?);
         let workers = readers.min(snapshot.readers()).max(1);
         task_log!(self.log, TaskManager, Info, "Full load of {} tables, {workers} at a time", waiting.len());
         let loading = Loading { load: self.clone(), plans, snapshot, running: JoinSet::new(), active: HashMap::new() };
         loading.all(waiting, workers, reloads).await
+    }
+
+    /// A server has run out of connections: the next attempt asks for half as many.
+    pub fn ask_for_fewer_connections(&self) {
+        let fewer = (self.workers_max.load(Ordering::Relaxed) / 2).max(1);
+        self.workers_max.store(fewer, Ordering::Relaxed);
+        task_log!(
+            self.log,
+            TaskManager,
+            Warning,
+            "A server has no connection left: {fewer} tables at a time from here on"
+        );
     }
 
     /// Selects and describes the source's tables and puts them into load order.
@@ -118,12 +133,12 @@ impl FullLoad {
         plan.without_columns(&lobs)
     }
 
-    /// What is known of each planned table: completed ones keep their numbers, all others start again.
+    /// What is known of each planned table: completed and suspended ones stay as they are, all others start again.
     fn carried_over(&self, plans: &[TablePlan]) -> Vec<TableProgress> {
         let mut known: HashMap<TableName, TableProgress> =
             self.progress.all().into_iter().map(|table| (table.name.clone(), table)).collect();
         let table = |plan: &TablePlan| match known.remove(&plan.source.name) {
-            Some(table) if table.state == TableState::Completed => table,
+            Some(table) if matches!(table.state, TableState::Completed | TableState::Error) => table,
             known => TableProgress {
                 reloaded: known.as_ref().is_some_and(|table| table.reloaded),
                 target_was_empty: known.is_some_and(|table| table.target_was_empty),
@@ -168,7 +183,9 @@ impl FullLoad {
             return Err(error);
         }
         task_log!(self.log, TargetLoad, Error, "{error}");
-        match policy::action(ErrorKind::Table, &self.settings.error_behavior, Counts::default()) {
+        let counts = Counts { table_errors: self.progress.get(index).failures, ..Counts::default() };
+        self.progress.update(index, |table| table.failures += 1);
+        match policy::action(ErrorKind::Table, &self.settings.error_behavior, counts) {
             Action::StopTask => {
                 self.finished(index, TableState::Error);
                 Err(error.into_kind(ErrorKind::Fatal))

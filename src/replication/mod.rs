@@ -6,6 +6,8 @@ mod policy;
 mod progress;
 mod pump;
 pub mod settings;
+#[cfg(test)]
+mod simulation;
 mod task;
 
 pub use log::TaskLog;

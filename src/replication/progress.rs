@@ -69,6 +69,8 @@ pub struct TableProgress {
     /// The target's table was empty before this task loaded into it (looked at with `DO_NOTHING` alone): what it holds
     /// after an interruption was put there by the task.
     pub target_was_empty: bool,
+    /// How often the load of the table as a whole has failed in this run.
+    pub failures: u64,
 }
 
 impl TableProgress {
@@ -84,6 +86,7 @@ impl TableProgress {
             updated: SystemTime::now(),
             reloaded: false,
             target_was_empty: false,
+            failures: 0,
         }
     }
 }

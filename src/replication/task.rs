@@ -1,6 +1,7 @@
 //! One task at run time: attempts, recovery from lost servers, stopping, and reports to the control plane.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -119,7 +120,12 @@ async fn run(
     mut reloads: mpsc::UnboundedReceiver<Vec<TableName>>,
 ) {
     let progress = Progress::default();
-    progress.set(spec.tables);
+    // A table that an earlier run gave up gets another chance.
+    let tables = spec.tables.into_iter().map(|table| match table.state {
+        TableState::Error => TableProgress { state: TableState::BeforeLoad, ..table },
+        _ => table,
+    });
+    progress.set(tables.collect());
     // The control plane has these already.
     progress.take_changed();
     let load = Arc::new(FullLoad {
@@ -127,6 +133,7 @@ async fn run(
         source: (spec.source.engine.open_source)(spec.source.connection),
         target: (spec.target.engine.open_target)(spec.target.connection),
         mapping: spec.mapping,
+        workers_max: AtomicUsize::new(spec.settings.full_load.max_full_load_sub_tasks),
         settings: spec.settings,
         progress,
         log: spec.log,
@@ -208,6 +215,9 @@ async fn attempts(
             failures = 0;
         }
         completed_before = completed;
+        if error.is_too_many_connections() {
+            load.ask_for_fewer_connections();
+        }
         failures += 1;
         let Some(delay) = policy::retry_delay(failures, &load.settings.error_behavior) else {
             task_log!(load.log, TaskManager, Error, "{error}");

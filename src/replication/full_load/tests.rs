@@ -1,7 +1,6 @@
 //! The load against a source and a target that do as they are told.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::super::settings::{self, Context};
 use super::*;
@@ -194,6 +193,7 @@ fn load_with(world: &Arc<World>, settings: serde_json::Value) -> Arc<FullLoad> {
         mapping: Mapping::parse(&mappings.to_string()).unwrap(),
         settings: TaskSettings::from_canonical(&settings).unwrap(),
         progress: Progress::default(),
+        workers_max: AtomicUsize::new(8),
         log: TaskLog::nowhere(),
     })
 }

@@ -225,6 +225,16 @@ impl FullLoad {
                 Err(error) if error.kind == ErrorKind::Table => false,
                 looked => looked?,
             };
+            if !empty && plan.target.primary_key.is_empty() {
+                let name = &plan.target.name;
+                task_log!(
+                    self.log,
+                    TargetLoad,
+                    Warning,
+                    "Table {name} may have rows, which TargetTablePrepMode DO_NOTHING keeps, and has no primary key: rows \
+                    that an interrupted load has left are there twice"
+                );
+            }
             self.progress.update(index, |table| table.target_was_empty = empty);
             // A process that dies after the first row must have told this before.
             self.progress.state_changed.notify_one();
@@ -444,10 +454,15 @@ impl TableAccount<'_> {
                 outcome = self.settle(action, || rejected.error);
             }
         }
-        if !exceptions.is_empty() {
-            load.target.record_exceptions(&load.settings.control_tables.control_schema, &exceptions).await?;
+        if exceptions.is_empty() {
+            return outcome;
         }
-        outcome
+        match load.target.record_exceptions(&load.settings.control_tables.control_schema, &exceptions).await {
+            // The table is loaded again, and its bad rows come back.
+            Err(error) if error.kind == ErrorKind::Recoverable => Err(error),
+            // Whatever the server calls it, of a table whose lost rows can't be told the rest is not to be trusted.
+            recorded => outcome.and(recorded.map_err(|error| error.into_kind(ErrorKind::Table))),
+        }
     }
 }
 

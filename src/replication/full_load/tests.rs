@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use super::super::settings::{self, Context};
 use super::*;
-use crate::connector::{CreateKey, Reader, TableEntry, Writer};
+use crate::connector::{CreateKey, Reader, Rejected, TableEntry, Writer};
 use crate::data::{Column, DataType, Family, TableKind, TableSchema, Value};
 
 const ROWS: usize = 10;
@@ -21,6 +21,8 @@ struct World {
     blind: bool,
     /// Names are one to the target that differ in case.
     folds: bool,
+    /// The target refuses one row of every batch, and the control table for this reason.
+    refuses: Option<ErrorKind>,
 }
 
 struct End(Arc<World>);
@@ -158,7 +160,7 @@ impl Target for End {
     }
 
     async fn record_exceptions(&self, _: &str, _: &[ApplyException]) -> Result<()> {
-        Ok(())
+        self.0.refuses.map_or(Ok(()), |kind| Err(Error::new(kind, "no control table")))
     }
 }
 
@@ -167,7 +169,8 @@ impl Writer for Into {
     async fn write(&mut self, batch: &Batch) -> Result<Written> {
         let rows = batch.rows() as u64;
         *self.world.rows.lock().unwrap().entry(self.table.clone()).or_default() += rows;
-        Ok(Written { rows, rejected: Vec::new() })
+        let bad = || Rejected { error: Error::new(ErrorKind::Data, "bad"), statement: "INSERT".into() };
+        Ok(Written { rows, rejected: self.world.refuses.map(|_| bad()).into_iter().collect() })
     }
 
     async fn finish(&mut self) -> Result<Written> {
@@ -299,4 +302,19 @@ async fn a_table_that_a_row_suspends_does_not_stop_the_task() {
     let (_reload, mut reloads) = mpsc::unbounded_channel();
     load.run(async || {}, &mut reloads).await.unwrap();
     assert!(load.progress.all().iter().all(|table| table.state == TableState::Error));
+}
+
+#[tokio::test]
+async fn a_table_whose_bad_rows_cannot_be_recorded_is_suspended_alone() {
+    for (refuses, outcome) in
+        [(ErrorKind::Table, Ok(())), (ErrorKind::Fatal, Ok(())), (ErrorKind::Recoverable, Err(ErrorKind::Recoverable))]
+    {
+        let world = Arc::new(World { refuses: Some(refuses), ..World::default() });
+        let load = load_with(&world, serde_json::json!({}));
+        let (_reload, mut reloads) = mpsc::unbounded_channel();
+        let ended = load.run(async || {}, &mut reloads).await.map_err(|error| error.kind);
+        assert_eq!(ended, outcome, "{refuses:?}");
+        let suspended = load.progress.all().iter().all(|table| table.state == TableState::Error);
+        assert_eq!(suspended, outcome.is_ok(), "{refuses:?}");
+    }
 }

@@ -72,16 +72,18 @@ install_packages() {
     echo 'create_main_cluster = false' | as_root tee "$no_cluster" >/dev/null
 
     as_root apt-get update -qq
-    local package
+    local package known
     for package in "${optional[@]}"; do
-        if apt-cache policy "$package" 2>/dev/null | grep -q '^  Candidate: [^(]'; then
+        # Not through a pipe: apt-cache may die of one that grep has closed, and pipefail would take that for absence.
+        known=$(LC_ALL=C apt-cache policy "$package")
+        if [[ $known == *"Candidate: "[!\(]* ]]; then
             packages+=("$package")
         else
             echo "  $package is not in this distribution; what needs it will say so"
         fi
     done
     if [ "${#packages[@]}" -gt 0 ]; then
-        as_root apt-get install -y -qq --no-install-recommends "${packages[@]}" </dev/null
+        as_root apt-get install -y -qq --no-install-recommends "${packages[@]}" </dev/null >/dev/null
     fi
     release
     trap - EXIT

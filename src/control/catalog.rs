@@ -1,4 +1,4 @@
-//! What the service offers: instance classes, engine versions, endpoint types and settings, account quotas.
+//! What the service offers: instance classes, engine versions, endpoint types, account quotas.
 //!
 //! Facts of the user guide's pages on instance types, release notes, endpoints and limits, as of 2026.
 
@@ -7,13 +7,17 @@ use serde_json::{Value as Json, json};
 
 use super::context::Context;
 use super::listing::{PageSize, Paging, page_of};
-use super::{Answer, endpoint_settings, instance, subnet_group};
+use super::{Answer, subnet_group};
 use crate::api::shapes::{
-    DescribeAccountAttributesMessage, DescribeEndpointSettingsMessage, DescribeEndpointTypesMessage,
-    DescribeEngineVersionsMessage, DescribeOrderableReplicationInstancesMessage,
+    DescribeAccountAttributesMessage, DescribeEndpointTypesMessage, DescribeEngineVersionsMessage,
+    DescribeOrderableReplicationInstancesMessage,
 };
 use crate::api::{Fault, Timestamp};
 use crate::store::{Filter, Kind};
+
+/// GiB that an instance of any class may have.
+pub const STORAGE_GIB_MIN: i32 = 5;
+pub const STORAGE_GIB_MAX: i32 = 6144;
 
 pub struct InstanceClass {
     pub name: &'static str,
@@ -163,8 +167,8 @@ pub async fn orderable_instances(context: &Context, request: DescribeOrderableRe
                 "EngineVersion": version.number,
                 "ReplicationInstanceClass": class.name,
                 "StorageType": "gp2",
-                "MinAllocatedStorage": instance::STORAGE_GIB_MIN,
-                "MaxAllocatedStorage": instance::STORAGE_GIB_MAX,
+                "MinAllocatedStorage": STORAGE_GIB_MIN,
+                "MaxAllocatedStorage": STORAGE_GIB_MAX,
                 "DefaultAllocatedStorage": class.default_storage_gib,
                 "IncludedAllocatedStorage": class.default_storage_gib,
                 "AvailabilityZones": zones,
@@ -273,13 +277,6 @@ pub async fn endpoint_types(_: &Context, request: DescribeEndpointTypesMessage) 
     answer("SupportedEndpointTypes", rows, Paging { max_records: request.max_records, marker: request.marker })
 }
 
-pub async fn endpoint_settings(_: &Context, request: DescribeEndpointSettingsMessage) -> Answer {
-    let engine = endpoint_type(&request.engine_name)
-        .ok_or_else(|| Fault::invalid_parameter_value(format!("Invalid engine name: {}", request.engine_name)))?;
-    let paging = Paging { max_records: request.max_records, marker: request.marker };
-    answer("EndpointSettings", endpoint_settings::of(engine), paging)
-}
-
 /// GiB over all instances of an account.
 const ALLOCATED_STORAGE_GIB_MAX: i64 = 30_000;
 pub const INSTANCES_MAX: i64 = 60;
@@ -331,7 +328,7 @@ fn unique_account_identifier(account: &str) -> String {
     format!("c{}", &BASE32_NOPAD.encode(&hash.to_be_bytes()).to_lowercase()[..11])
 }
 
-fn answer(member: &str, rows: Vec<Json>, paging: Paging) -> Answer {
+pub fn answer(member: &str, rows: Vec<Json>, paging: Paging) -> Answer {
     let (page, marker) = page_of(rows, PageSize::USUAL, &paging)?;
     let mut answer = json!({ member: page });
     if let Some(marker) = marker {

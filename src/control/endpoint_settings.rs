@@ -3,8 +3,13 @@
 
 use serde_json::{Value as Json, json};
 
-use super::catalog::EndpointType;
+use super::Answer;
+use super::catalog::{EndpointType, answer, endpoint_type};
+use super::context::Context;
+use super::listing::Paging;
+use crate::api::Fault;
 use crate::api::model::{Kind, model};
+use crate::api::shapes::DescribeEndpointSettingsMessage;
 
 /// What the model does not say of a setting.
 struct Note {
@@ -66,7 +71,14 @@ static MYSQL: &[Note] = notes! {
     TargetDbType TARGET, None, None, Some("multiple-databases");
 };
 
-pub fn of(engine: &EndpointType) -> Vec<Json> {
+pub async fn describe(_: &Context, request: DescribeEndpointSettingsMessage) -> Answer {
+    let engine = endpoint_type(&request.engine_name)
+        .ok_or_else(|| Fault::invalid_parameter_value(format!("Invalid engine name: {}", request.engine_name)))?;
+    let paging = Paging { max_records: request.max_records, marker: request.marker };
+    answer("EndpointSettings", of(engine), paging)
+}
+
+fn of(engine: &EndpointType) -> Vec<Json> {
     let notes = match engine.settings {
         "PostgreSQLSettings" => POSTGRES,
         "MySQLSettings" | "GcpMySQLSettings" => MYSQL,
@@ -110,7 +122,6 @@ pub fn of(engine: &EndpointType) -> Vec<Json> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::catalog::endpoint_type;
 
     #[test]
     fn every_note_is_about_a_setting_of_the_model() {

@@ -19,9 +19,6 @@ use crate::api::{Fault, Timestamp};
 use crate::store::{Filter, Kind, Owner, Resource};
 
 const IDENTIFIER_MAX: usize = 63;
-/// GiB, as the orderable list says for every class.
-pub const STORAGE_GIB_MIN: i32 = 5;
-pub const STORAGE_GIB_MAX: i32 = 6144;
 
 const LISTING: Listing = Listing {
     kind: Kind::ReplicationInstance,
@@ -377,9 +374,11 @@ fn checked_class(class: &str) -> Result<&'static catalog::InstanceClass, Fault> 
 
 fn checked_storage(storage: i32) -> Result<i32, Fault> {
     match storage {
-        STORAGE_GIB_MIN..=STORAGE_GIB_MAX => Ok(storage),
+        catalog::STORAGE_GIB_MIN..=catalog::STORAGE_GIB_MAX => Ok(storage),
         _ => Err(Fault::invalid_parameter_value(format!(
-            "Invalid value {storage} for AllocatedStorage. Must be between {STORAGE_GIB_MIN} and {STORAGE_GIB_MAX}"
+            "Invalid value {storage} for AllocatedStorage. Must be between {} and {}",
+            catalog::STORAGE_GIB_MIN,
+            catalog::STORAGE_GIB_MAX
         ))),
     }
 }

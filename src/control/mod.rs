@@ -64,7 +64,7 @@ operations! {
     ModifyEndpoint => endpoint::modify,
     DeleteEndpoint => endpoint::delete,
     DescribeEndpointTypes => catalog::endpoint_types,
-    DescribeEndpointSettings => catalog::endpoint_settings,
+    DescribeEndpointSettings => endpoint_settings::describe,
     TestConnection => connection::test,
     DescribeConnections => connection::describe,
     DeleteConnection => connection::delete,

@@ -118,20 +118,6 @@ impl Target for PostgresTarget {
     }
 }
 
-/// A key of the database's advisory locks for a table that is loaded. A writer shares it as long as its session lives;
-/// whoever empties the table waits for all of them. So nothing that a load has left behind in the buffers of a connection,
-/// of a task that was stopped or killed a moment ago, comes in after the table was emptied.
-pub(super) fn load_lock(table: &TableName) -> i64 {
-    // FNV-1a: the same in every process and version.
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in
-        b"dms-local\0".iter().chain(kept(&table.schema).as_bytes()).chain(b"\0").chain(kept(&table.table).as_bytes())
-    {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    hash as i64
-}
-
 /// What the server keeps of a name: it cuts what is longer than 63 bytes, without an error.
 fn kept(name: &str) -> &str {
     const NAME_BYTES: usize = 63;
@@ -146,7 +132,7 @@ async fn prepare(client: &mut Client, table: &TableSchema, mode: PrepareMode, ke
     let name = sql::table(&table.name);
     let exists = exists(client, &table.name).await?;
     if exists && mode != PrepareMode::DoNothing {
-        client.query(&format!("SELECT pg_catalog.pg_advisory_lock({})", load_lock(&table.name))).await?;
+        client.query(&format!("SELECT pg_catalog.pg_advisory_lock({})", sql::load_lock(&table.name))).await?;
     }
     match (mode, exists) {
         (PrepareMode::DoNothing, true) => return Ok(()),

@@ -11,7 +11,6 @@ use async_trait::async_trait;
 
 use super::copy::{BINARY_HEADER, BINARY_TRAILER, binary_fields, encode, encode_rest, encode_row, fields};
 use super::sql;
-use super::target::load_lock;
 use super::type_map::NativeType;
 use super::wire::{Client, Loaded, ServerError};
 use crate::connector::{Rejected, Writer, Written};
@@ -83,7 +82,7 @@ impl PostgresWriter {
         commit_rows: usize,
     ) -> Result<PostgresWriter> {
         client.query(SESSION).await?;
-        client.query(&format!("SELECT pg_catalog.pg_advisory_lock_shared({})", load_lock(&table.name))).await?;
+        client.query(&format!("SELECT pg_catalog.pg_advisory_lock_shared({})", sql::load_lock(&table.name))).await?;
         if format == Format::Text {
             // As the source wrote it.
             client.query("SET lc_monetary = 'C'").await?;

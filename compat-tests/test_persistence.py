@@ -215,13 +215,22 @@ def test_a_server_that_is_asked_to_ends_well(make_server, make_client, signal_):
 # --- ephemeral -------------------------------------------------------------------------------------------------------
 
 
-def test_an_ephemeral_server_leaves_nothing_behind(make_client, tmp_path):
+@pytest.mark.parametrize(
+    ("flags", "variables"),
+    [
+        (["--ephemeral"], {}),
+        (["--ephemeral"], {"DMS_LOCAL_DATA_DIR": "elsewhere"}),
+        ([], {"DMS_LOCAL_EPHEMERAL": "1"}),
+        ([], {"DMS_LOCAL_EPHEMERAL": "true"}),
+    ],
+)
+def test_an_ephemeral_server_leaves_nothing_behind(make_client, tmp_path, flags, variables):
     home, work = tmp_path / "home", tmp_path / "work"
     home.mkdir(), work.mkdir()
-    environment = os.environ | {"HOME": str(home), "XDG_DATA_HOME": str(home), "TMPDIR": str(work)}
+    environment = os.environ | {"HOME": str(home), "XDG_DATA_HOME": str(home), "TMPDIR": str(work)} | variables
     for _ in range(2):
         process = subprocess.Popen(
-            [binary(), "serve", "--ephemeral", "--listen", "127.0.0.1:0"],
+            [binary(), "serve", *flags, "--listen", "127.0.0.1:0"],
             cwd=work, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         try:

@@ -297,7 +297,7 @@ def test_no_settings_are_the_default_settings(stage, settings):
         {"FullLoadSettings": {"CommitRate": 1, "MaxFullLoadSubTasks": 49}},
         {"TargetMetadata": {"TargetSchema": "elsewhere", "FullLobMode": True, "LimitedSizeLobMode": False}},
         {"ErrorBehavior": {"DataErrorPolicy": "STOP_TASK"}, "StreamBufferSettings": {"StreamBufferCount": 4}},
-        {"ControlTablesSettings": {"ControlSchema": "control", "StatusTableEnabled": True}},
+        {"ControlTablesSettings": {"ControlSchema": "control", "HistoryTimeslotInMinutes": 9, "historyTimeslotInMinutes": 9}},
         {"FailTaskWhenCleanTaskResourceFailed": True},
     ],
 )
@@ -316,6 +316,7 @@ def test_the_whole_document_can_be_sent_back(stage):
     [
         ({"ValidationSettings": {"EnableValidation": True}}, "ValidationSettings.EnableValidation"),
         ({"BeforeImageSettings": {"EnableBeforeImage": True, "FieldName": "before"}}, "BeforeImageSettings"),
+        ({"ControlTablesSettings": {"StatusTableEnabled": True}}, "ControlTablesSettings.StatusTableEnabled"),
     ],
 )
 def test_settings_that_are_not_built_say_so(stage, settings, path):
@@ -698,13 +699,42 @@ def test_a_running_task_cannot_be_started_modified_or_lose_its_instance(dms, dat
         assert task.status == "running"
 
 
-def test_the_log_severity_of_a_running_task_can_be_modified(dms, databases, make_endpoint, make_task):
+def task_log(server, task):
+    """The file of a task's log."""
+    found = list(server.data_dir.glob(f"logs/dms-tasks-*/dms-task-{task.arn.rsplit(':', 1)[1]}.log"))
+    assert len(found) == 1, list(server.data_dir.rglob("*.log"))
+    return found[0]
+
+
+def test_the_log_severity_of_a_running_task_can_be_modified(server, dms, databases, make_endpoint, make_task):
     with running_task(databases, make_endpoint, make_task, settings={"Logging": {"EnableLogging": True}}) as task:
-        component = {"Id": "TARGET_LOAD", "Severity": "LOGGER_SEVERITY_DETAILED_DEBUG"}
+        log = task_log(server, task)
+        assert " starts, full load only" in log.read_text()
+        component = {"Id": "TASK_MANAGER", "Severity": "LOGGER_SEVERITY_ERROR"}
         settings = json.dumps({"Logging": {"LogComponents": [component]}})
         dms.modify_replication_task(ReplicationTaskArn=task.arn, ReplicationTaskSettings=settings)
         assert component in settings_of(task.describe())["Logging"]["LogComponents"]
         assert task.wait("running")["Status"] == "running"
+        dms.stop_replication_task(ReplicationTaskArn=task.arn)
+        task.wait("stopped", seconds=5)
+    assert "Task stopped" not in log.read_text()
+
+
+def test_the_logs_of_a_task_can_be_deleted(server, dms, databases, make_endpoint, make_task):
+    with running_task(databases, make_endpoint, make_task) as task:
+        log = task_log(server, task)
+        assert log.read_text()
+        delete = json.dumps({"Logging": {"DeleteTaskLogs": True}})
+        dms.modify_replication_task(ReplicationTaskArn=task.arn, ReplicationTaskSettings=delete)
+        assert log.read_text() == ""
+        dms.stop_replication_task(ReplicationTaskArn=task.arn)
+        task.wait("stopped", seconds=5)
+    assert len(log.read_text().splitlines()) == 1
+
+
+def test_a_start_time_comes_back_as_a_position(stage):
+    time = datetime.datetime(2018, 3, 8, 12, 12, 12, tzinfo=datetime.timezone.utc)
+    assert stage.create_task(CdcStartTime=time)["CdcStartPosition"] == "2018-03-08T12:12:12"
 
 
 def test_a_running_task_can_be_stopped_and_resumed(dms, databases, make_endpoint, make_task):

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use crate::sandbox;
@@ -31,10 +32,10 @@ pub struct Serve {
     #[arg(long, env = "DMS_LOCAL_LISTEN", default_value = "127.0.0.1:4580")]
     pub listen: SocketAddr,
     /// Folder of the state and the task logs, created where it is missing.
-    #[arg(long, env = "DMS_LOCAL_DATA_DIR", default_value = ".dms-local", conflicts_with = "ephemeral")]
+    #[arg(long, env = "DMS_LOCAL_DATA_DIR", default_value = ".dms-local")]
     pub data_dir: PathBuf,
-    /// Keep the state in memory and forget it at the end.
-    #[arg(long, env = "DMS_LOCAL_EPHEMERAL")]
+    /// Keep the state in memory and forget it at the end; there is no data folder then.
+    #[arg(long, env = "DMS_LOCAL_EPHEMERAL", value_parser = BoolishValueParser::new())]
     pub ephemeral: bool,
     /// Region of requests whose signature names none.
     #[arg(long, env = "DMS_LOCAL_REGION", default_value = "us-east-1")]
@@ -49,7 +50,7 @@ pub struct Serve {
     #[arg(long, env = "DMS_LOCAL_LOG", default_value = "warn")]
     pub log: String,
     /// Write the log as JSON, a line a message.
-    #[arg(long, env = "DMS_LOCAL_LOG_JSON")]
+    #[arg(long, env = "DMS_LOCAL_LOG_JSON", value_parser = BoolishValueParser::new())]
     pub log_json: bool,
     /// The largest request body that is read, in bytes.
     #[arg(long, env = "DMS_LOCAL_BODY_BYTES_MAX", default_value_t = 10 << 20)]
@@ -89,13 +90,7 @@ mod tests {
     fn arguments_are_checked() {
         assert_eq!(serve(&[]).unwrap().settle, Duration::from_secs(1));
         assert_eq!(serve(&["--settle", "0.25"]).unwrap().settle, Duration::from_millis(250));
-        for bad in [
-            &["--settle", "-1"][..],
-            &["--settle", "x"],
-            &["--account-id", "123"],
-            &["--listen", "nowhere"],
-            &["--ephemeral", "--data-dir", "x"],
-        ] {
+        for bad in [&["--settle", "-1"][..], &["--settle", "x"], &["--account-id", "123"], &["--listen", "nowhere"]] {
             assert!(serve(bad).is_err(), "{bad:?}");
         }
     }

@@ -45,6 +45,13 @@ impl Timestamp {
     pub fn to_iso8601(self) -> String {
         self.0.fmt(Format::DateTime).expect("the years 1 to 9999 have an ISO 8601 form")
     }
+
+    /// UTC without saying so, and nothing below the second: `2018-03-08T12:12:12`.
+    pub fn to_second(self) -> String {
+        let mut text = self.to_iso8601();
+        text.truncate("2018-03-08T12:12:12".len());
+        text
+    }
 }
 
 impl From<SystemTime> for Timestamp {

@@ -145,9 +145,7 @@ fn to_filter(listing: &Listing, filters: &[WireFilter]) -> Result<Filter, Fault>
                 false => format!("Invalid filter name: {name}. Allowed filters: {}", known.join(", ")),
             }));
         };
-        if values.is_empty() {
-            return Err(Fault::invalid_parameter_value(format!("The parameter Filter: {name} must have a value.")));
-        }
+        check_values(name, values)?;
         match by {
             FilterBy::Arn => narrow(&mut filter.arns, values.clone()),
             FilterBy::Identifier => {
@@ -164,6 +162,14 @@ fn to_filter(listing: &Listing, filters: &[WireFilter]) -> Result<Filter, Fault>
         }
     }
     Ok(filter)
+}
+
+/// A filter without values is a mistake of the caller, not one that nothing matches.
+pub fn check_values(name: &str, values: &[String]) -> Result<(), Fault> {
+    match values.is_empty() {
+        true => Err(Fault::invalid_parameter_value(format!("The parameter Filter: {name} must have a value."))),
+        false => Ok(()),
+    }
 }
 
 /// The same filter given twice: both must hold.

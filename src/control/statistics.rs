@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value as Json, json};
 
 use super::context::Context;
-use super::listing::{PageSize, Paging, page_of};
+use super::listing::{PageSize, Paging, check_values, page_of};
 use super::{Answer, task};
 use crate::api::shapes::{DescribeTableStatisticsMessage, ReloadTablesMessage};
 use crate::api::{Fault, Timestamp};
@@ -22,6 +22,7 @@ pub async fn describe(context: &Context, request: DescribeTableStatisticsMessage
     let task = task::find(context, &request.replication_task_arn).await?;
     let mut tables = context.store().tables(&task.arn).await?;
     for filter in request.filters.as_deref().unwrap_or_default() {
+        check_values(&filter.name, &filter.values)?;
         let field: fn(&TableRecord) -> &str = match filter.name.as_str() {
             "schema-name" => |table| &table.schema,
             "table-name" => |table| &table.table,
@@ -138,7 +139,7 @@ fn percent(tables: &[TableProgress]) -> u64 {
         let weight = table.rows_estimate.max(1);
         expected += weight;
         match table.state {
-            TableState::Completed | TableState::Error => done += weight,
+            TableState::Completed | TableState::Error | TableState::DoesNotExist => done += weight,
             _ => {
                 all_ended = false;
                 done += table.rows.min(weight);
@@ -226,6 +227,7 @@ mod tests {
             (vec![table(TableState::FullLoad, 500, 100)], 99),
             (vec![table(TableState::Completed, 100, 100), table(TableState::BeforeLoad, 0, 300)], 25),
             (vec![table(TableState::Completed, 100, 0), table(TableState::Error, 3, 300)], 100),
+            (vec![table(TableState::Completed, 100, 0), table(TableState::DoesNotExist, 0, 0)], 100),
         ];
         for (tables, expected) in cases {
             assert_eq!(percent(&tables), expected, "{tables:?}");

@@ -1,6 +1,8 @@
 //! Replication tasks: what they are, and starting, stopping and changing them. Running them is `replication`'s work;
 //! its reports come back here and become statuses and statistics.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::{Value as Json, json};
@@ -79,7 +81,7 @@ pub async fn create(context: &Context, request: CreateReplicationTaskMessage) ->
         "ReplicationTaskArn": arn,
     });
     set_optional(&mut body, "TaskData", request.task_data);
-    set_optional(&mut body, "CdcStartPosition", request.cdc_start_position);
+    set_optional(&mut body, "CdcStartPosition", start_position(request.cdc_start_time, request.cdc_start_position));
     set_optional(&mut body, "CdcStopPosition", request.cdc_stop_position);
     let resource = Resource {
         arn: arn.clone(),
@@ -233,6 +235,9 @@ pub async fn modify(context: &Context, request: ModifyReplicationTaskMessage) ->
             let logs = log_names(&instance, arn);
             let merged = settings::merge(present, patch, logs).map_err(settings_fault)?;
             check_supported(&merged)?;
+            if settings::deletes_task_logs(patch) {
+                delete_log(&log_path(context, &instance, arn)).await?;
+            }
             Some(merged)
         }
         None => None,
@@ -260,7 +265,11 @@ pub async fn modify(context: &Context, request: ModifyReplicationTaskMessage) ->
         set_optional(&mut task.body, "MigrationType", request.migration_type);
         set_optional(&mut task.body, "TableMappings", request.table_mappings);
         set_optional(&mut task.body, "ReplicationTaskSettings", merged);
-        set_optional(&mut task.body, "CdcStartPosition", request.cdc_start_position);
+        set_optional(
+            &mut task.body,
+            "CdcStartPosition",
+            start_position(request.cdc_start_time, request.cdc_start_position),
+        );
         set_optional(&mut task.body, "CdcStopPosition", request.cdc_stop_position);
         set_optional(&mut task.body, "TaskData", request.task_data);
         Ok(())
@@ -271,6 +280,8 @@ pub async fn modify(context: &Context, request: ModifyReplicationTaskMessage) ->
 }
 
 async fn change_severity(context: &Context, arn: &str, merged: String) -> Answer {
+    let settings = TaskSettings::from_canonical(&merged).map_err(settings_fault)?;
+    context.with_runner(arn, |runner| runner.set_log_levels(settings.logging));
     let changed = context.store().update(arn, |task| {
         task.body["ReplicationTaskSettings"] = merged.into();
         Ok::<_, Fault>(task.body.clone())
@@ -356,10 +367,8 @@ async fn task_spec(context: &Context, task: &Resource) -> Result<TaskSpec, Fault
     };
     let settings = TaskSettings::from_canonical(text("ReplicationTaskSettings")).map_err(settings_fault)?;
     let instance = instance::find(context, text("ReplicationInstanceArn")).await?;
-    let path = context.settings().log_dir.join(format!("dms-tasks-{}", instance.identifier));
-    let path = path.join(format!("dms-task-{}.log", resource_id(&task.arn)));
-    let logging = settings.logging.clone();
-    let log = TaskLog::open(&path, move |component| logging.severity(component.as_str())).unwrap_or_else(|error| {
+    let path = log_path(context, &instance, &task.arn);
+    let log = TaskLog::open(&path, settings.logging.clone()).unwrap_or_else(|error| {
         tracing::warn!(path = %path.display(), %error, "cannot open task log");
         TaskLog::nowhere()
     });
@@ -372,7 +381,7 @@ async fn task_spec(context: &Context, task: &Resource) -> Result<TaskSpec, Fault
         mapping: Mapping::parse(text("TableMappings")).map_err(mapping_fault)?,
         settings,
         tables: tables.iter().filter_map(statistics::progress).collect(),
-        log,
+        log: Arc::new(log),
     })
 }
 
@@ -481,10 +490,33 @@ fn check_positions(time_given: bool, position: Option<&str>) -> Result<(), Fault
     }
 }
 
+/// A start time comes back as a position: in UTC, to the second, without a zone.
+fn start_position(time: Option<Timestamp>, position: Option<String>) -> Option<String> {
+    position.or_else(|| time.map(|time| time.to_second()))
+}
+
 fn mapping_fault(error: MappingError) -> Fault {
     match error.unsupported() {
         true => Fault::not_implemented_part(error),
         false => Fault::invalid_parameter_value(error.to_string()),
+    }
+}
+
+/// The file of a task's log, named like the log stream that AWS writes.
+fn log_path(context: &Context, instance: &Resource, task_arn: &str) -> PathBuf {
+    let logs = log_names(instance, task_arn);
+    let group = context.settings().log_dir.join(format!("dms-tasks-{}", logs.replication_instance_identifier));
+    group.join(format!("dms-task-{}.log", logs.task_resource_id))
+}
+
+/// Empties the log: a task that runs has it open and goes on writing.
+async fn delete_log(path: &Path) -> Result<(), Fault> {
+    match tokio::fs::OpenOptions::new().write(true).truncate(true).open(path).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::error!(path = %path.display(), %error, "cannot delete task log");
+            Err(Fault::internal("the task log cannot be deleted"))
+        }
+        _ => Ok(()),
     }
 }
 

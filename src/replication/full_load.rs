@@ -31,7 +31,7 @@ pub(super) struct FullLoad {
     pub progress: Progress,
     /// Tables that may load at once: `MaxFullLoadSubTasks`, less when a server has not that many connections.
     pub workers_max: AtomicUsize,
-    pub log: TaskLog,
+    pub log: Arc<TaskLog>,
 }
 
 impl FullLoad {
@@ -42,8 +42,10 @@ impl FullLoad {
         started: impl AsyncFnOnce(),
         reloads: &mut mpsc::UnboundedReceiver<Vec<TableName>>,
     ) -> Result<()> {
-        let plans = self.plan().await?;
-        self.progress.set(self.carried_over(&plans));
+        let (plans, missing) = self.plan().await?;
+        let mut tables = self.carried_over(&plans);
+        tables.extend(missing.into_iter().map(TableProgress::missing));
+        self.progress.set(tables);
         started().await;
         let waiting: VecDeque<usize> =
             (0..plans.len()).filter(|index| self.progress.get(*index).state == TableState::BeforeLoad).collect();
@@ -70,9 +72,15 @@ impl FullLoad {
         );
     }
 
-    /// Selects and describes the source's tables and puts them into load order.
-    async fn plan(&self) -> Result<Vec<TablePlan>> {
+    /// Selects and describes the source's tables and puts them into load order. Gives also the tables that rules name
+    /// explicitly and the source does not have.
+    async fn plan(&self) -> Result<(Vec<TablePlan>, Vec<TableName>)> {
         let entries = self.source.tables().await?;
+        let mut missing = self.mapping.explicit_tables();
+        missing.retain(|name| !entries.iter().any(|entry| entry.name == *name));
+        for name in &missing {
+            task_log!(self.log, TablesManager, Warning, "Table {name} is selected explicitly but does not exist");
+        }
         let selected: Vec<_> =
             entries.into_iter().filter(|entry| self.mapping.selects(&entry.name, entry.kind).is_some()).collect();
         let mut plans = Vec::new();
@@ -97,7 +105,7 @@ impl FullLoad {
         }
         check_targets(&plans).map_err(refused)?;
         self.check_places(&plans).await?;
-        Ok(plans)
+        Ok((plans, missing))
     }
 
     /// Names that differ may still be one table to the target; two loads into it would mix or drop each other's rows.
@@ -141,6 +149,7 @@ impl FullLoad {
             Some(table) if matches!(table.state, TableState::Completed | TableState::Error) => table,
             known => TableProgress {
                 reloaded: known.as_ref().is_some_and(|table| table.reloaded),
+                failures: known.as_ref().map_or(0, |table| table.failures),
                 target_was_empty: known.is_some_and(|table| table.target_was_empty),
                 rows_estimate: plan.source.rows_estimate,
                 ..TableProgress::new(plan.source.name.clone())

@@ -5,13 +5,13 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use aws_smithy_types::DateTime;
 use aws_smithy_types::date_time::Format;
 
-use super::settings::Severity;
+use super::settings::{Logging, Severity};
 
 /// Components of the `Logging.LogComponents` setting that dms-local writes as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,27 +48,32 @@ fn letter(severity: Severity) -> char {
 /// Writes lines at or above each component's level. Cheap to write to from several loads at once.
 pub struct TaskLog {
     file: Mutex<Option<File>>,
-    level: Box<dyn Fn(Component) -> Severity + Send + Sync>,
+    levels: RwLock<Logging>,
 }
 
 impl TaskLog {
-    /// Appends to the file, creating its folder; `level` tells the least important level a component writes.
-    pub fn open(path: &Path, level: impl Fn(Component) -> Severity + Send + Sync + 'static) -> io::Result<TaskLog> {
+    /// Appends to the file, creating its folder.
+    pub fn open(path: &Path, levels: Logging) -> io::Result<TaskLog> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(path)?;
-        Ok(TaskLog { file: Mutex::new(Some(file)), level: Box::new(level) })
+        Ok(TaskLog { file: Mutex::new(Some(file)), levels: RwLock::new(levels) })
     }
 
     /// A log that goes nowhere, for a task whose log file cannot be written.
     pub fn nowhere() -> TaskLog {
-        TaskLog { file: Mutex::new(None), level: Box::new(|_| Severity::Error) }
+        TaskLog { file: Mutex::new(None), levels: RwLock::default() }
+    }
+
+    /// The levels may change while the task runs.
+    pub fn set_levels(&self, levels: Logging) {
+        *self.levels.write().unwrap_or_else(PoisonError::into_inner) = levels;
     }
 
     /// Use through [`task_log!`], which adds the place in the code.
     pub fn write(&self, component: Component, level: Severity, text: &str, file: &str, line: u32) {
-        if level > (self.level)(component) {
+        if level > self.levels.read().unwrap_or_else(PoisonError::into_inner).severity(component.as_str()) {
             return;
         }
         let now = DateTime::from(SystemTime::now()).fmt(Format::DateTime).unwrap_or_default();
@@ -108,12 +113,13 @@ mod tests {
     fn writes_lines_in_the_format_of_dms_at_the_level_asked_for() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("logs/task.log");
-        let level = |component| if component == Component::TargetLoad { Severity::Error } else { Severity::Info };
-        let log = TaskLog::open(&path, level).unwrap();
+        let log = TaskLog::open(&path, Logging::default().with("TARGET_LOAD", Severity::Error)).unwrap();
         task_log!(log, TaskManager, Info, "task {} starts", "one");
         task_log!(log, TaskManager, Debug, "too much");
         task_log!(log, TargetLoad, Info, "too much");
         task_log!(log, TargetLoad, Error, "no room");
+        log.set_levels(Logging::default().with("TASK_MANAGER", Severity::Error));
+        task_log!(log, TaskManager, Info, "too much from now on");
         let text = std::fs::read_to_string(path).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 2);

@@ -22,16 +22,19 @@ pub enum TableState {
     Error,
     /// ReloadTables asked for it again.
     BeingReloaded,
+    /// A rule with the action `explicit` names it, and the source does not have it.
+    DoesNotExist,
 }
 
 impl TableState {
-    pub const ALL: [TableState; 6] = [
+    pub const ALL: [TableState; 7] = [
         TableState::BeforeLoad,
         TableState::FullLoad,
         TableState::Completed,
         TableState::Cancelled,
         TableState::Error,
         TableState::BeingReloaded,
+        TableState::DoesNotExist,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -42,6 +45,7 @@ impl TableState {
             TableState::Cancelled => "Table cancelled",
             TableState::Error => "Table error",
             TableState::BeingReloaded => "Table is being reloaded",
+            TableState::DoesNotExist => "Table does not exist",
         }
     }
 
@@ -88,6 +92,10 @@ impl TableProgress {
             target_was_empty: false,
             failures: 0,
         }
+    }
+
+    pub fn missing(name: TableName) -> TableProgress {
+        TableProgress { state: TableState::DoesNotExist, ..TableProgress::new(name) }
     }
 }
 

@@ -330,7 +330,7 @@ fn spec(world: &str, mode: &str, kept: &Kept) -> TaskSpec {
         mapping: Mapping::parse(&mappings.to_string()).unwrap(),
         settings: TaskSettings::from_canonical(&document).unwrap(),
         tables: kept.0.clone(),
-        log: TaskLog::nowhere(),
+        log: Arc::new(TaskLog::nowhere()),
     }
 }
 

@@ -12,7 +12,7 @@ use super::full_load::FullLoad;
 use super::log::{TaskLog, task_log};
 use super::policy;
 use super::progress::{Progress, TableProgress, TableState};
-use super::settings::TaskSettings;
+use super::settings::{Logging, TaskSettings};
 use crate::connector::{Connection, Engine};
 use crate::data::{Error, ErrorKind, TableName};
 use crate::mapping::Mapping;
@@ -41,7 +41,7 @@ pub struct TaskSpec {
     pub settings: TaskSettings,
     /// Tables as an earlier run left them, to resume from; empty for a fresh start.
     pub tables: Vec<TableProgress>,
-    pub log: TaskLog,
+    pub log: Arc<TaskLog>,
 }
 
 /// What a runner tells the control plane: the only way from here to there.
@@ -83,6 +83,7 @@ pub struct TaskHandle {
     stop: watch::Sender<bool>,
     reloads: mpsc::UnboundedSender<Vec<TableName>>,
     runner: JoinHandle<()>,
+    log: Arc<TaskLog>,
 }
 
 impl TaskHandle {
@@ -95,6 +96,11 @@ impl TaskHandle {
     /// has ended and takes no more.
     pub fn reload(&self, tables: Vec<TableName>) -> bool {
         self.reloads.send(tables).is_ok()
+    }
+
+    /// Changes how much the task's log tells from now on.
+    pub fn set_log_levels(&self, levels: Logging) {
+        self.log.set_levels(levels);
     }
 }
 
@@ -109,8 +115,9 @@ pub fn start(spec: TaskSpec) -> (TaskHandle, mpsc::Receiver<Report>) {
     let (reports, receiver) = mpsc::channel(REPORTS_MAX);
     let (stop, stopped) = watch::channel(false);
     let (reloads, to_reload) = mpsc::unbounded_channel();
+    let log = spec.log.clone();
     let runner = tokio::spawn(run(spec, reports, stopped, to_reload));
-    (TaskHandle { stop, reloads, runner }, receiver)
+    (TaskHandle { stop, reloads, runner, log }, receiver)
 }
 
 async fn run(

@@ -130,12 +130,14 @@ impl Described {
     }
 }
 
-/// Rows by the last ANALYZE, of a parent with those of its children; 0 when there was none.
-const ESTIMATES: &str = "SELECT place, greatest(CASE WHEN NOT relhassubclass THEN reltuples ELSE (\
+/// Rows by the last ANALYZE, or by the activity statistics where there was none, of a parent with those of its children.
+/// Neither waits for a lock, as a look at the table's size would.
+const ESTIMATES: &str = "SELECT place, CASE WHEN NOT relhassubclass \
+     THEN CASE WHEN reltuples > 0 THEN reltuples ELSE pg_stat_get_live_tuples(oid) END ELSE (\
      WITH RECURSIVE tree (member) AS (SELECT wanted.oid \
      UNION SELECT inhrelid FROM pg_inherits JOIN tree ON inhparent = member) \
-     SELECT sum(greatest(m.reltuples, 0)) FROM tree JOIN pg_class m ON m.oid = member AND m.relkind = 'r') \
-     END, 0)::bigint FROM wanted";
+     SELECT coalesce(sum(CASE WHEN m.reltuples > 0 THEN m.reltuples ELSE pg_stat_get_live_tuples(m.oid) END), 0) \
+     FROM tree JOIN pg_class m ON m.oid = member AND m.relkind = 'r') END::bigint FROM wanted";
 
 /// A domain counts as its base type, through any number of domains.
 fn columns_query(version: u32) -> String {

@@ -23,6 +23,8 @@ struct World {
     folds: bool,
     /// The target refuses one row of every batch, and the control table for this reason.
     refuses: Option<ErrorKind>,
+    /// The mappings name a table that is not there.
+    explicit: bool,
 }
 
 struct End(Arc<World>);
@@ -183,10 +185,15 @@ fn load(world: &Arc<World>, mode: &str) -> Arc<FullLoad> {
 }
 
 fn load_with(world: &Arc<World>, settings: serde_json::Value) -> Arc<FullLoad> {
-    let mappings = serde_json::json!({ "rules": [{
-        "rule-type": "selection", "rule-id": "1", "rule-name": "1", "rule-action": "include",
-        "object-locator": { "schema-name": "s", "table-name": "%" }
-    }]});
+    let select = |id: &str, action: &str, table: &str| {
+        serde_json::json!({
+            "rule-type": "selection", "rule-id": id, "rule-name": id, "rule-action": action,
+            "object-locator": { "schema-name": "s", "table-name": table }
+        })
+    };
+    let explicit = world.explicit.then(|| select("2", "explicit", "gone"));
+    let rules: Vec<_> = [select("1", "include", "%")].into_iter().chain(explicit).collect();
+    let mappings = serde_json::json!({ "rules": rules });
     let context = Context { replication_instance_identifier: "ri", task_resource_id: "TASK" };
     let settings = settings::create(Some(&settings.to_string()), context).unwrap();
     Arc::new(FullLoad {
@@ -197,7 +204,7 @@ fn load_with(world: &Arc<World>, settings: serde_json::Value) -> Arc<FullLoad> {
         settings: TaskSettings::from_canonical(&settings).unwrap(),
         progress: Progress::default(),
         workers_max: AtomicUsize::new(8),
-        log: TaskLog::nowhere(),
+        log: Arc::new(TaskLog::nowhere()),
     })
 }
 
@@ -206,7 +213,7 @@ fn name(table: &str) -> TableName {
 }
 
 async fn loading(load: &Arc<FullLoad>) -> Loading {
-    let plans = load.plan().await.unwrap();
+    let (plans, _) = load.plan().await.unwrap();
     load.progress.set(load.carried_over(&plans));
     let snapshot = Arc::from(load.source.snapshot(2).await.unwrap());
     Loading { load: load.clone(), plans, snapshot, running: JoinSet::new(), active: HashMap::new() }
@@ -317,4 +324,15 @@ async fn a_table_whose_bad_rows_cannot_be_recorded_is_suspended_alone() {
         let suspended = load.progress.all().iter().all(|table| table.state == TableState::Error);
         assert_eq!(suspended, outcome.is_ok(), "{refuses:?}");
     }
+}
+
+#[tokio::test]
+async fn a_table_that_is_named_and_not_there_is_told_and_does_not_stop_the_task() {
+    let world = Arc::new(World { explicit: true, ..World::default() });
+    let load = load_with(&world, serde_json::json!({}));
+    let (_reload, mut reloads) = mpsc::unbounded_channel();
+    load.run(async || {}, &mut reloads).await.unwrap();
+    let states: Vec<_> = load.progress.all().into_iter().map(|table| (table.name.table, table.state)).collect();
+    let completed = ["T", "t"].map(|table| (table.to_owned(), TableState::Completed));
+    assert_eq!(states, [completed.to_vec(), vec![("gone".to_owned(), TableState::DoesNotExist)]].concat());
 }

@@ -87,6 +87,11 @@ pub(super) const NOT_SUPPORTED_YET: &[&str] = &[
     "LoopbackPreventionSettings.EnableLoopbackPrevention",
     "CharacterSetSettings",
     "PostProcessingRules",
+    "ControlTablesSettings.CommitPositionTableEnabled",
+    "ControlTablesSettings.StatusTableEnabled",
+    "ControlTablesSettings.SuspendedTablesTableEnabled",
+    "ControlTablesSettings.HistoryTableEnabled",
+    "ControlTablesSettings.FullLoadExceptionTableEnabled",
 ];
 
 const LOGGING: &[Setting] = &[

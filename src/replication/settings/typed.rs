@@ -214,7 +214,7 @@ pub struct ControlTables {
 }
 
 /// <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Tasks.CustomizingTasks.TaskSettings.Logging.html>
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Logging {
     #[serde(rename = "EnableLogging")]
@@ -226,6 +226,12 @@ pub struct Logging {
 }
 
 impl Logging {
+    #[cfg(test)]
+    pub fn with(mut self, component: &str, severity: Severity) -> Logging {
+        self.severities.insert(component.to_owned(), severity);
+        self
+    }
+
     /// How much a component (`SOURCE_UNLOAD`, …) writes.
     pub fn severity(&self, component: &str) -> Severity {
         self.severities.get(component).copied().unwrap_or(Severity::Info)

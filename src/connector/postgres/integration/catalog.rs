@@ -58,6 +58,15 @@ async fn describes_columns_and_keys() {
 }
 
 #[tokio::test]
+async fn a_table_that_was_never_analyzed_is_estimated() {
+    let pair = Pair::new("CREATE TABLE fresh WITH (autovacuum_enabled = off) AS SELECT generate_series(1, 700) i");
+    // A session tells its counts at its end at the latest, which another sees a moment later.
+    while pair.describe("public", "fresh").await.rows_estimate != 700 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn parents_are_read_with_their_children() {
     let pair = Pair::new(
         "CREATE TABLE parted (a int PRIMARY KEY, b text) PARTITION BY RANGE (a);

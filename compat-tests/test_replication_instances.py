@@ -234,6 +234,20 @@ def test_two_zones_and_a_chosen_zone_exclude_each_other(client):
         create(client, MultiAZ=True, AvailabilityZone="us-east-1a")
 
 
+def test_a_network_type_that_the_subnets_lack_is_refused(client):
+    text = "The specified network type 'DUAL' is not supported by replication subnet group '{}'."
+    group = make_subnet_group(client)["ReplicationSubnetGroupIdentifier"]
+    with fault(COMBINATION, text.format("default")):
+        create(client, NetworkType="DUAL")
+    with fault(COMBINATION, text.format(group)):
+        create(client, NetworkType="DUAL", ReplicationSubnetGroupIdentifier=group.upper())
+    instance = create_replication_instance(client, ReplicationSubnetGroupIdentifier=group)
+    with fault(COMBINATION, text.format(group)):
+        client.modify_replication_instance(
+            ReplicationInstanceArn=instance["ReplicationInstanceArn"], NetworkType="DUAL", ApplyImmediately=True
+        )
+
+
 def test_an_unknown_subnet_group_is_refused(client):
     with fault(NOT_FOUND, names=["nowhere"]):
         create(client, ReplicationSubnetGroupIdentifier="nowhere")

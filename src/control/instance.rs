@@ -54,9 +54,9 @@ pub async fn create(context: &Context, request: CreateReplicationInstanceMessage
         Some(window) => checked_window(window)?,
         None => random_window(),
     };
-    let network_type = checked_network_type(request.network_type.as_deref())?;
     let subnet_group =
         subnet_group::of_instance(context, request.replication_subnet_group_identifier.as_deref()).await?;
+    let network_type = checked_network_type(request.network_type.as_deref(), &subnet_group)?;
     let tags = tag::checked(request.tags.as_deref())?;
     let arn = new_arn(&context.owner, "rep", request.resource_identifier.as_deref())?;
     let mut body = json!({
@@ -327,7 +327,9 @@ impl Change {
             wanted.insert("MultiAZ", multi_az.into());
         }
         if request.network_type.is_some() {
-            wanted.insert("NetworkType", checked_network_type(request.network_type.as_deref())?.into());
+            let subnet_group = &current.body["ReplicationSubnetGroup"];
+            let network_type = checked_network_type(request.network_type.as_deref(), subnet_group)?;
+            wanted.insert("NetworkType", network_type.into());
         }
         let differs = |member: &str, value: &Json| current.body.get(member) != Some(value);
         let pending = pending(current);
@@ -394,12 +396,14 @@ fn checked_storage(storage: i32) -> Result<i32, Fault> {
     }
 }
 
-fn checked_network_type(network_type: Option<&str>) -> Result<String, Fault> {
+/// Subnets here have IPv4 addresses only.
+fn checked_network_type(network_type: Option<&str>, subnet_group: &Json) -> Result<String, Fault> {
     match network_type.map(str::to_ascii_uppercase).as_deref() {
         None | Some("IPV4") => Ok("IPV4".into()),
-        Some("DUAL") => Err(Fault::invalid_parameter_combination(
-            "The specified network type 'DUAL' is not supported by the replication subnet group.",
-        )),
+        Some("DUAL") => Err(Fault::invalid_parameter_combination(format!(
+            "The specified network type 'DUAL' is not supported by replication subnet group '{}'.",
+            subnet_group["ReplicationSubnetGroupIdentifier"].as_str().unwrap_or_default()
+        ))),
         Some(other) => {
             Err(Fault::invalid_parameter_value(format!("Invalid value {other} for NetworkType. Must be IPV4 or DUAL")))
         }

@@ -176,7 +176,7 @@ def test_an_identifier_in_use_is_refused_in_any_case(client):
 
 def test_a_resource_identifier_in_use_is_refused(client):
     make_endpoint_row(client, ResourceIdentifier="taken")
-    with fault(ALREADY_EXISTS):
+    with fault(ALREADY_EXISTS, 'ReplicationEndpoint "taken" already in use'):
         make_endpoint_row(client, ResourceIdentifier="taken")
 
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import create_replication_instance, unique
 
 import wire
-from faults import NOT_BUILT, NOT_FOUND, VALUE, fault
+from faults import ALREADY_EXISTS, NOT_BUILT, NOT_FOUND, VALUE, fault
 from resources import endpoint_parameters, make_endpoint_row, make_stage, make_subnet_group, random_account, unused_arn
 
 BUILT = """
@@ -70,6 +70,18 @@ def test_a_fault_is_its_short_code_and_a_message(server):
     assert answer.json.keys() == {"__type", "message"}
     assert answer.code == NOT_FOUND
     assert isinstance(answer.json["message"], str) and answer.json["message"]
+
+
+@pytest.mark.parametrize("again", ["EndpointIdentifier", "ResourceIdentifier"])
+def test_a_taken_name_comes_with_the_arn_of_its_holder(server, again):
+    account = random_account()
+    given = endpoint_parameters() | {"ResourceIdentifier": "first"}
+    arn = wire.call(server, "CreateEndpoint", given, account=account).json["Endpoint"]["EndpointArn"]
+    other = endpoint_parameters() | {"ResourceIdentifier": "second", again: given[again]}
+    answer = wire.call(server, "CreateEndpoint", other, account=account)
+    assert (answer.status, answer.code) == (400, ALREADY_EXISTS)
+    assert answer.json["resourceArn"] == arn
+    assert f'"{given[again]}"' in answer.json["message"]
 
 
 def test_a_connection_carries_many_calls(server):

@@ -178,7 +178,7 @@ def test_an_identifier_in_use_is_refused_in_any_case(client):
 
 def test_a_resource_identifier_in_use_is_refused(client):
     create(client, ResourceIdentifier="taken")
-    with fault(ALREADY_EXISTS):
+    with fault(ALREADY_EXISTS, 'ReplicationInstance "taken" already in use'):
         create(client, ResourceIdentifier="taken")
 
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::catalog::{self, EndpointType};
 use super::context::Context;
-use super::identifier::{check_arn, default_kms_key, identifier, new_arn};
+use super::identifier::{already_in_use, check_arn, default_kms_key, identifier, new_arn};
 use super::listing::{FilterBy, Listing, PageSize, Paging, list};
 use super::{Answer, connection, tag, task};
 use crate::api::shapes::{
@@ -61,7 +61,7 @@ pub async fn create(context: &Context, request: CreateEndpointMessage) -> Answer
         body: Json::Object(body),
     };
     if !context.store().insert(&resource).await? {
-        return Err(already_exists(&resource.identifier, &resource.arn));
+        return Err(already_in_use(context, "ReplicationEndpoint", &resource).await?);
     }
     context.store().set_tags(&arn, &tags).await?;
     Ok(answer(resource.body))

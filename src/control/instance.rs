@@ -7,7 +7,7 @@ use rand::Rng;
 use serde_json::{Map, Value as Json, json};
 
 use super::context::Context;
-use super::identifier::{check_arn, default_kms_key, identifier, new_arn};
+use super::identifier::{already_in_use, check_arn, default_kms_key, identifier, new_arn};
 use super::listing::{FilterBy, Listing, PageSize, Paging, list};
 use super::status::{Instance, InstanceEvent};
 use super::{Answer, catalog, subnet_group, tag};
@@ -92,7 +92,7 @@ pub async fn create(context: &Context, request: CreateReplicationInstanceMessage
         body,
     };
     if !context.store().insert(&resource).await? {
-        return Err(already_exists(&resource));
+        return Err(already_in_use(context, "ReplicationInstance", &resource).await?);
     }
     context.store().set_tags(&arn, &tags).await?;
     settle(context, &arn).await?;

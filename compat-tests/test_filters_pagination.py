@@ -258,6 +258,12 @@ def test_a_filter_without_values_is_refused(world, listing, name):
         LISTINGS[listing].find(world.client, [(name, [])])
 
 
+@pytest.mark.parametrize("name", ["engine-name", "endpoint-type"])
+def test_a_filter_without_values_is_refused_where_a_miss_is_no_fault(world, name):
+    with fault(VALUE, f"The parameter Filter: {name} must have a value."):
+        world.client.describe_endpoint_types(Filters=filters(name))
+
+
 @pytest.mark.parametrize(
     ("listing", "name"),
     [("instances", "replication-instance-id"), ("endpoints", "endpoint-id"), ("tasks", "replication-task-id")],

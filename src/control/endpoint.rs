@@ -308,6 +308,8 @@ impl Spec {
             _ if secret => &[],
             "MySQLSettings" | "GcpMySQLSettings" => &["Username", "Password", "ServerName", "Port"],
             "PostgreSQLSettings" => &["Username", "Password", "ServerName", "Port", "DatabaseName"],
+            // The others have default ports and logins without a password. What else AWS asks of them is not known.
+            _ if is_relational(engine) => &["ServerName"],
             _ => &[],
         };
         for member in required {
@@ -538,6 +540,14 @@ mod tests {
             ("mysql", with(login.clone(), json!({"S3Settings": {}})), None),
             ("postgres", login.clone(), Some("InvalidParameterValueException")),
             ("postgres", with(login.clone(), json!({"DatabaseName": "d"})), None),
+            ("oracle", json!({"Port": 1521, "Username": "u"}), Some("InvalidParameterValueException")),
+            ("oracle", json!({"ServerName": "h"}), None),
+            ("oracle", json!({"OracleSettings": {"ServerName": "h"}}), None),
+            (
+                "oracle",
+                json!({"OracleSettings": {"SecretsManagerSecretId": "s", "SecretsManagerAccessRoleArn": "r"}}),
+                None,
+            ),
             ("s3", json!({}), Some("InvalidParameterCombinationException")),
             ("s3", json!({"Password": "p"}), Some("InvalidParameterCombinationException")),
             ("s3", json!({"S3Settings": {"ServiceAccessRoleArn": "r", "BucketName": "b"}}), None),

@@ -243,6 +243,32 @@ def test_only_secrets_are_sensitive(client, engine):
     assert [row["Name"] for row in rows if row["Sensitive"]] == ["Password"]
 
 
+def test_the_settings_of_sql_server_are_those_of_the_documentation(client):
+    rows = client.describe_endpoint_settings(EngineName="sqlserver")["EndpointSettings"]
+    names = [row["Name"] for row in rows]
+    assert names == sorted(names)
+    plain = "ControlTablesFileGroup DatabaseName SecretsManagerAccessRoleArn SecretsManagerSecretId ServerName Username"
+    expected = [{"Name": name, "Type": "string", "Sensitive": False} for name in plain.split()]
+    for name, kind, more in [
+        ("Password", "string", {"Sensitive": True}),
+        ("Port", "integer", {}),
+        ("QuerySingleAlwaysOnNode", "boolean", {}),
+        ("UseThirdPartyBackupDevice", "boolean", {}),
+        ("ReadBackupOnly", "boolean", {"Applicability": "SOURCE_ONLY"}),
+        ("UseBcpFullLoad", "boolean", {"Applicability": "TARGET_ONLY"}),
+        ("BcpPacketSize", "integer", {"Applicability": "TARGET_ONLY", "IntValueMin": 1, "IntValueMax": 100000}),
+        ("SafeguardPolicy", "enum", {
+            "Applicability": "SOURCE_ONLY",
+            "EnumValues": ["rely-on-sql-server-replication-agent", "exclusive-automatic-truncation",
+                           "shared-automatic-truncation"],
+        }),
+    ]:  # fmt: skip
+        expected.append({"Name": name, "Type": kind, "Sensitive": False} | more)
+    # The structure has gained members since; nothing is known of their rows.
+    known = {row["Name"] for row in expected}
+    assert sorted(expected, key=lambda row: row["Name"]) == [row for row in rows if row["Name"] in known]
+
+
 @pytest.mark.parametrize("engine", ["cassandra", "", "MYSQL"])
 def test_settings_of_an_unknown_engine_are_refused(client, engine):
     with fault(VALUE, names=[engine]):

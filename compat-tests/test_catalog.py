@@ -308,6 +308,37 @@ def test_quotas_count_what_is_there(client):
     }.items() <= grown.items()  # fmt: skip
 
 
+def test_the_endpoints_of_an_instance_are_those_it_was_tested_with(client):
+    first, second = make_stage(client), make_stage(client)
+    assert used(client)["EndpointsPerInstance"] == 0
+
+    def test(instance, endpoint):
+        client.test_connection(ReplicationInstanceArn=instance, EndpointArn=endpoint)
+        return used(client)["EndpointsPerInstance"]
+
+    assert test(first.instance_arn, first.source_arn) == 1
+    assert test(first.instance_arn, first.target_arn) == 2
+    # Of the instance with the most, not of all together.
+    assert test(second.instance_arn, first.source_arn) == 2
+    assert test(first.instance_arn, second.source_arn) == 3
+    client.delete_endpoint(EndpointArn=first.target_arn)
+    assert used(client)["EndpointsPerInstance"] == 2
+
+
+def test_the_subnets_of_a_group_are_those_of_the_largest_group(client):
+    def make(count):
+        ids = [f"subnet-{number:08x}" for number in range(count)]
+        group = make_subnet_group(client, SubnetIds=ids)["ReplicationSubnetGroupIdentifier"]
+        return group, used(client)["SubnetsPerReplicationSubnetGroup"]
+
+    assert make(3)[1] == 3
+    largest, count = make(5)
+    assert count == 5
+    assert make(2)[1] == 5
+    client.delete_replication_subnet_group(ReplicationSubnetGroupIdentifier=largest)
+    assert used(client)["SubnetsPerReplicationSubnetGroup"] == 3
+
+
 def test_quotas_count_down_again(client):
     endpoint = make_endpoint_row(client)["EndpointArn"]
     assert used(client)["Endpoints"] == 1

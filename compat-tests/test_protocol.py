@@ -4,11 +4,14 @@ import json
 import re
 import resource
 import socket
+import subprocess
+import sys
 import urllib.parse
 import uuid
 
+import botocore
 import pytest
-from conftest import create_replication_instance, unique
+from conftest import ROOT, create_replication_instance, unique
 
 import wire
 from faults import ALREADY_EXISTS, NOT_BUILT, NOT_FOUND, VALUE, fault
@@ -35,6 +38,18 @@ def required_members():
         shape = wire.model().operation_model(operation).input_shape
         for member in shape.required_members:
             yield operation, member
+
+
+# --- the model -------------------------------------------------------------------------------------------------------
+
+
+def test_the_model_is_the_one_of_the_pinned_botocore():
+    requirements = (ROOT / "compat-tests" / "requirements.txt").read_text()
+    pinned = re.search(r"^botocore==(\S+)$", requirements, re.MULTILINE).group(1)
+    assert botocore.__version__ == pinned, f"install botocore {pinned}, or pin {botocore.__version__} and refresh the model"
+    check = [sys.executable, str(ROOT / "smithy-models" / "generate.py"), "--check"]
+    outcome = subprocess.run(check, capture_output=True, text=True, timeout=60)
+    assert outcome.returncode == 0, outcome.stderr
 
 
 # --- the frame -------------------------------------------------------------------------------------------------------

@@ -243,6 +243,32 @@ def test_only_secrets_are_sensitive(client, engine):
     assert [row["Name"] for row in rows if row["Sensitive"]] == ["Password"]
 
 
+def test_the_settings_of_sql_server_are_those_of_the_documentation(client):
+    rows = client.describe_endpoint_settings(EngineName="sqlserver")["EndpointSettings"]
+    names = [row["Name"] for row in rows]
+    assert names == sorted(names)
+    plain = "ControlTablesFileGroup DatabaseName SecretsManagerAccessRoleArn SecretsManagerSecretId ServerName Username"
+    expected = [{"Name": name, "Type": "string", "Sensitive": False} for name in plain.split()]
+    for name, kind, more in [
+        ("Password", "string", {"Sensitive": True}),
+        ("Port", "integer", {}),
+        ("QuerySingleAlwaysOnNode", "boolean", {}),
+        ("UseThirdPartyBackupDevice", "boolean", {}),
+        ("ReadBackupOnly", "boolean", {"Applicability": "SOURCE_ONLY"}),
+        ("UseBcpFullLoad", "boolean", {"Applicability": "TARGET_ONLY"}),
+        ("BcpPacketSize", "integer", {"Applicability": "TARGET_ONLY", "IntValueMin": 1, "IntValueMax": 100000}),
+        ("SafeguardPolicy", "enum", {
+            "Applicability": "SOURCE_ONLY",
+            "EnumValues": ["rely-on-sql-server-replication-agent", "exclusive-automatic-truncation",
+                           "shared-automatic-truncation"],
+        }),
+    ]:  # fmt: skip
+        expected.append({"Name": name, "Type": kind, "Sensitive": False} | more)
+    # The structure has gained members since; nothing is known of their rows.
+    known = {row["Name"] for row in expected}
+    assert sorted(expected, key=lambda row: row["Name"]) == [row for row in rows if row["Name"] in known]
+
+
 @pytest.mark.parametrize("engine", ["cassandra", "", "MYSQL"])
 def test_settings_of_an_unknown_engine_are_refused(client, engine):
     with fault(VALUE, names=[engine]):
@@ -280,6 +306,37 @@ def test_quotas_count_what_is_there(client):
         "ReplicationInstances": 2, "AllocatedStorage": 120, "ReplicationSubnetGroups": 1, "Endpoints": 2,
         "ReplicationTasks": 1,
     }.items() <= grown.items()  # fmt: skip
+
+
+def test_the_endpoints_of_an_instance_are_those_it_was_tested_with(client):
+    first, second = make_stage(client), make_stage(client)
+    assert used(client)["EndpointsPerInstance"] == 0
+
+    def test(instance, endpoint):
+        client.test_connection(ReplicationInstanceArn=instance, EndpointArn=endpoint)
+        return used(client)["EndpointsPerInstance"]
+
+    assert test(first.instance_arn, first.source_arn) == 1
+    assert test(first.instance_arn, first.target_arn) == 2
+    # Of the instance with the most, not of all together.
+    assert test(second.instance_arn, first.source_arn) == 2
+    assert test(first.instance_arn, second.source_arn) == 3
+    client.delete_endpoint(EndpointArn=first.target_arn)
+    assert used(client)["EndpointsPerInstance"] == 2
+
+
+def test_the_subnets_of_a_group_are_those_of_the_largest_group(client):
+    def make(count):
+        ids = [f"subnet-{number:08x}" for number in range(count)]
+        group = make_subnet_group(client, SubnetIds=ids)["ReplicationSubnetGroupIdentifier"]
+        return group, used(client)["SubnetsPerReplicationSubnetGroup"]
+
+    assert make(3)[1] == 3
+    largest, count = make(5)
+    assert count == 5
+    assert make(2)[1] == 5
+    client.delete_replication_subnet_group(ReplicationSubnetGroupIdentifier=largest)
+    assert used(client)["SubnetsPerReplicationSubnetGroup"] == 3
 
 
 def test_quotas_count_down_again(client):

@@ -4,15 +4,19 @@ import re
 import time
 
 import pytest
-from conftest import create_replication_instance, filters, run_waiter, wait_until
+from conftest import create_replication_instance, filters, run_waiter, unique, wait_until
 
 from faults import NOT_FOUND, STATE, VALUE, fault
 from resources import closed_port, make_endpoint_row, make_stage, random_account, silent_server, unused_arn
 
 FAILURE = re.compile(
-    r"Test Endpoint failed: Application-Status: 1020912, Application-Message: \S.*, Application-Detailed-Message: \S.*",
-    re.DOTALL,
+    r"Test Endpoint failed: Application-Status: 1020912, Application-Message: (?P<application>[^,\n]+),"
+    r" Application-Detailed-Message: (?P<detail>[^\n]+)\n\nAdditional info:\n(?P<more>[^\n]+)"
 )
+DRIVERS = {
+    "postgres": "RetCode: SQL_ERROR  SqlState: 08001 NativeError: 101 Message: [unixODBC]",
+    "mysql": "RetCode: SQL_ERROR  SqlState: HY000 NativeError: {native} Message: [unixODBC][MySQL][ODBC 8.0(w) Driver]",
+}
 WRONG_PASSWORD = "Wr0ng-and-secret"
 
 # How long a describe of a connection being tested is held (`--settle`).
@@ -54,13 +58,38 @@ def after_test(client, instance_arn, **endpoint):
     return outcome(client, instance_arn, arn)
 
 
-def assert_failed(connection, *causes):
+def assert_failed(connection, cause, family, code, native=None, severity="", number=2003):
+    """The connection has failed for this cause, with DMS's code and the server's, in the words of DMS's driver."""
     assert connection["Status"] == "failed"
     text = connection["LastFailureMessage"]
-    assert FAILURE.fullmatch(text), text
-    for cause in causes:
-        assert re.search(cause, text, re.IGNORECASE), text
+    found = FAILURE.fullmatch(text)
+    assert found, text
+    driver = DRIVERS[family].format(native=number) + severity
+    assert found["detail"].startswith(driver), text
+    message = found["detail"].removeprefix(driver)
+    assert re.search(cause, message, re.IGNORECASE), text
+    assert not message.startswith("FATAL"), text
+    native = f", NativeErrorCode: [{native}]" if native else ""
+    assert found["more"] == f"Code: [{code}], Message: [{message}]{native}", text
+    summary = {
+        ("postgres", "DMS-00002"): "Failed to connect  Network error has occurred",
+        ("postgres", "DMS-00100"): "Failed to connect  Network error has occurred",
+        ("mysql", "DMS-00002"): "Cannot connect to ODBC provider Network error has occurred",
+        ("mysql", "DMS-00100"): "Cannot connect to ODBC provider ODBC general error.",
+    }
+    assert found["application"] == summary[family, code], text
     assert WRONG_PASSWORD not in text
+
+
+def assert_out_of_reach(connection, cause, engine, number=2003):
+    family = "postgres" if "postgres" in engine else "mysql"
+    assert_failed(connection, cause, family, "DMS-00002", number=number)
+
+
+def assert_refused(connection, cause, native, family):
+    """The server has refused the login with this error of its own: a SQLSTATE, or MySQL's number."""
+    severity = "FATAL:  " if family == "postgres" else ""
+    assert_failed(connection, cause, family, "DMS-00100", native, severity, number=native)
 
 
 # --- the calls -------------------------------------------------------------------------------------------------------
@@ -157,22 +186,42 @@ def test_a_describe_of_a_connection_being_tested_is_held_for_the_settle_time(mak
 @pytest.mark.parametrize("engine", ["mysql", "mariadb", "aurora", "postgres", "aurora-postgresql"])
 def test_a_port_where_nobody_listens_refuses(client, engine):
     instance = create_replication_instance(client)["ReplicationInstanceArn"]
-    assert_failed(after_test(client, instance, engine=engine, Port=closed_port()), "refused")
+    assert_out_of_reach(after_test(client, instance, engine=engine, Port=closed_port()), "refused", engine)
 
 
 @pytest.mark.parametrize("engine", ["mysql", "postgres"])
 def test_a_host_that_does_not_exist_is_named(client, engine):
     instance = create_replication_instance(client)["ReplicationInstanceArn"]
-    assert_failed(
-        after_test(client, instance, engine=engine, ServerName="no-such-host.invalid"), r"no-such-host\.invalid"
-    )
+    connection = after_test(client, instance, engine=engine, ServerName="no-such-host.invalid")
+    assert_out_of_reach(connection, r"no-such-host\.invalid", engine, number=2005)
 
 
 @pytest.mark.parametrize("engine", ["mysql", "postgres"])
 def test_a_server_that_says_nothing_times_out(client, engine):
     instance = create_replication_instance(client)["ReplicationInstanceArn"]
     with silent_server() as port:
-        assert_failed(after_test(client, instance, engine=engine, Port=port), r"no answer|timeout|timed out|in \d+ s")
+        connection = after_test(client, instance, engine=engine, Port=port)
+    assert_out_of_reach(connection, r"no answer|timeout|timed out|in \d+ s", engine, number=2013)
+
+
+@pytest.mark.parametrize(("engine", "member"), [("mysql", "MySQLSettings"), ("postgres", "PostgreSQLSettings")])
+def test_a_secret_that_cannot_be_read_is_named(client, engine, member):
+    instance = create_replication_instance(client)["ReplicationInstanceArn"]
+    secret = "arn:aws:secretsmanager:us-east-1:123456789012:secret:db-AbCdEf"
+    role = "arn:aws:iam::123456789012:role/dms"
+    endpoint = client.create_endpoint(
+        EndpointIdentifier=unique("secret"),
+        EndpointType="source",
+        EngineName=engine,
+        **{member: {"SecretsManagerAccessRoleArn": role, "SecretsManagerSecretId": secret}},
+    )["Endpoint"]["EndpointArn"]
+    start_test(client, instance, endpoint)
+    found = FAILURE.fullmatch(outcome(client, instance, endpoint)["LastFailureMessage"])
+    assert found["application"] == "Failed to build connection string Unable to find Secrets Manager secret"
+    assert found["detail"].startswith(
+        f"Failed to retrieve secret. Unable to find AWS Secrets Manager secret Arn '{secret}' "
+        "The secrets_manager get secret value failed: "
+    )
 
 
 # --- with databases --------------------------------------------------------------------------------------------------
@@ -210,25 +259,21 @@ def test_a_relative_of_the_engine_connects(client, databases, server_name, engin
 
 
 @pytest.mark.parametrize(
-    ("server_name", "change", "cause"),
+    ("server_name", "change", "cause", "native"),
     [
-        ("pg_source", {"Username": "nobody-of-that-name"}, "nobody-of-that-name"),
-        ("maria_source", {"Username": "nobody-of-that-name"}, "nobody-of-that-name"),
-        ("maria_source", {"Password": WRONG_PASSWORD}, "access denied"),
-        ("pg_source", {"DatabaseName": "no_such_database"}, "no_such_database"),
-        ("maria_source", {"DatabaseName": "no_such_database"}, "no_such_database"),
+        ("pg_source", {"Username": "nobody-of-that-name"}, "nobody-of-that-name", "28P01"),
+        ("pg_source", {"Password": WRONG_PASSWORD}, "password authentication failed", "28P01"),
+        ("pg_source", {"DatabaseName": "no_such_database"}, "no_such_database", "3D000"),
+        ("maria_source", {"Username": "nobody-of-that-name"}, "nobody-of-that-name", 1045),
+        ("maria_source", {"Password": WRONG_PASSWORD}, "access denied", 1045),
+        ("maria_source", {"DatabaseName": "no_such_database"}, "no_such_database", 1049),
     ],
 )
-def test_the_true_cause_of_a_refused_login_is_named(client, databases, server_name, change, cause):
+def test_the_true_cause_of_a_refused_login_is_named(client, databases, server_name, change, cause, native):
     instance = create_replication_instance(client)["ReplicationInstanceArn"]
-    connection = after_test(client, instance, **endpoint_of(getattr(databases, server_name), **change))
-    assert_failed(connection, cause)
-
-
-def test_the_wrong_password_of_a_postgresql_user_is_named(client, databases):
-    instance = create_replication_instance(client)["ReplicationInstanceArn"]
-    connection = after_test(client, instance, **endpoint_of(databases.pg_source, Password=WRONG_PASSWORD))
-    assert_failed(connection, "password authentication failed")
+    database = getattr(databases, server_name)
+    connection = after_test(client, instance, **endpoint_of(database, **change))
+    assert_refused(connection, cause, native, "postgres" if database.is_postgres else "mysql")
 
 
 @pytest.mark.parametrize("server_name", ["pg_source", "maria_source"])
@@ -241,12 +286,18 @@ def test_tls_that_a_server_does_not_speak_fails_the_test(client, databases, serv
         "no",
     ), "the sandbox speaks TLS: test that it works instead"
     instance = create_replication_instance(client)["ReplicationInstanceArn"]
-    assert_failed(after_test(client, instance, **endpoint_of(database, SslMode="require")), "tls|ssl")
+    connection = after_test(client, instance, **endpoint_of(database, SslMode="require"))
+    if database.is_postgres:
+        assert_failed(connection, "ssl", "postgres", "DMS-00100")
+    else:
+        assert_failed(connection, "ssl", "mysql", "DMS-00100", native=2026, number=2026)
 
 
 def test_a_source_of_another_engine_fails_the_test(client, databases):
     instance = create_replication_instance(client)["ReplicationInstanceArn"]
-    assert_failed(after_test(client, instance, **(endpoint_of(databases.pg_source) | {"engine": "mysql"})))
+    connection = after_test(client, instance, **(endpoint_of(databases.pg_source) | {"engine": "mysql"}))
+    assert connection["Status"] == "failed"
+    assert FAILURE.fullmatch(connection["LastFailureMessage"])
 
 
 def test_a_test_after_a_repair_succeeds_in_the_same_row(client, databases):
@@ -270,7 +321,7 @@ def test_modifying_an_endpoint_tests_its_connections_again(client, databases):
     endpoint = after_test(client, instance, **good)["EndpointArn"]
     assert describe(client, instance, endpoint)["Status"] == "successful"
     client.modify_endpoint(EndpointArn=endpoint, Password=WRONG_PASSWORD)
-    assert_failed(outcome(client, instance, endpoint), "access denied")
+    assert_refused(outcome(client, instance, endpoint), "access denied", 1045, "mysql")
     client.modify_endpoint(EndpointArn=endpoint, Password=good["Password"])
     assert outcome(client, instance, endpoint)["Status"] == "successful"
 

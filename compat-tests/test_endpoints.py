@@ -176,7 +176,7 @@ def test_an_identifier_in_use_is_refused_in_any_case(client):
 
 def test_a_resource_identifier_in_use_is_refused(client):
     make_endpoint_row(client, ResourceIdentifier="taken")
-    with fault(ALREADY_EXISTS):
+    with fault(ALREADY_EXISTS, 'ReplicationEndpoint "taken" already in use'):
         make_endpoint_row(client, ResourceIdentifier="taken")
 
 
@@ -239,6 +239,34 @@ def test_a_missing_server_name_has_its_text(client, name):
     given = {"Username": "admin", "Password": "admin", "Port": 3306} | ({} if name is None else {"ServerName": name})
     with fault(VALUE, "The parameter serverName must be provided and must not be blank."):
         create_with_only(client, **given)
+
+
+OTHER_SERVERS = {
+    "oracle": "source", "sqlserver": "source", "azuredb": "source", "sybase": "target", "db2": "source",
+    "redshift": "target", "mongodb": "source", "docdb": "target",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["", None])
+@pytest.mark.parametrize("engine", OTHER_SERVERS)
+def test_a_server_without_runtime_needs_a_name_too(client, engine, name):
+    given = {"Username": "admin", "Password": PASSWORD, "Port": 1} | ({} if name is None else {"ServerName": name})
+    with fault(VALUE, "The parameter serverName must be provided and must not be blank."):
+        create_with_only(client, engine, OTHER_SERVERS[engine], **given)
+    assert client.describe_endpoints()["Endpoints"] == []
+    given["ServerName"] = "db.example.com"
+    endpoint = create_with_only(client, engine, OTHER_SERVERS[engine], **given)
+    assert (endpoint["EngineName"], endpoint["ServerName"]) == (engine, "db.example.com")
+
+
+@pytest.mark.parametrize(
+    ("engine", "member"),
+    [("oracle", "OracleSettings"), ("sqlserver", "MicrosoftSQLServerSettings"), ("mongodb", "MongoDbSettings")],
+)
+def test_a_secret_names_the_server_of_an_engine_without_runtime(client, engine, member):
+    settings = {"SecretsManagerAccessRoleArn": ROLE, "SecretsManagerSecretId": SECRET}
+    endpoint = create_with_only(client, engine, **{member: settings})
+    assert settings.items() <= endpoint[member].items()
 
 
 def test_a_postgresql_endpoint_needs_a_database(client):

@@ -258,11 +258,20 @@ def test_a_filter_without_values_is_refused(world, listing, name):
         LISTINGS[listing].find(world.client, [(name, [])])
 
 
+@pytest.mark.parametrize("name", ["engine-name", "endpoint-type"])
+def test_a_filter_without_values_is_refused_where_a_miss_is_no_fault(world, name):
+    with fault(VALUE, f"The parameter Filter: {name} must have a value."):
+        world.client.describe_endpoint_types(Filters=filters(name))
+
+
 @pytest.mark.parametrize(
     ("listing", "name"),
-    [("instances", "replication-instance-id"), ("endpoints", "endpoint-id"), ("tasks", "replication-task-id")],
-)
-@pytest.mark.parametrize("value", ["not valid", "a--b", "1a", ""])
+    [
+        ("instances", "replication-instance-id"), ("endpoints", "endpoint-id"), ("tasks", "replication-task-id"),
+        ("groups", "replication-subnet-group-id"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("value", ["not valid", "a--b", "-x", "x-", "1a", "a_b", ""])
 def test_a_value_that_can_be_no_identifier_is_refused(world, listing, name, value):
     with fault(VALUE, IDENTIFIER_RULE.format(what=f"Filter: {name}")):
         LISTINGS[listing].find(world.client, [(name, [value])])

@@ -4,14 +4,17 @@ import json
 import re
 import resource
 import socket
+import subprocess
+import sys
 import urllib.parse
 import uuid
 
+import botocore
 import pytest
-from conftest import create_replication_instance, unique
+from conftest import ROOT, create_replication_instance, unique
 
 import wire
-from faults import NOT_BUILT, NOT_FOUND, VALUE, fault
+from faults import ALREADY_EXISTS, NOT_BUILT, NOT_FOUND, VALUE, fault
 from resources import endpoint_parameters, make_endpoint_row, make_stage, make_subnet_group, random_account, unused_arn
 
 BUILT = """
@@ -35,6 +38,18 @@ def required_members():
         shape = wire.model().operation_model(operation).input_shape
         for member in shape.required_members:
             yield operation, member
+
+
+# --- the model -------------------------------------------------------------------------------------------------------
+
+
+def test_the_model_is_the_one_of_the_pinned_botocore():
+    requirements = (ROOT / "compat-tests" / "requirements.txt").read_text()
+    pinned = re.search(r"^botocore==(\S+)$", requirements, re.MULTILINE).group(1)
+    assert botocore.__version__ == pinned, f"install botocore {pinned}, or pin {botocore.__version__} and refresh the model"
+    check = [sys.executable, str(ROOT / "smithy-models" / "generate.py"), "--check"]
+    outcome = subprocess.run(check, capture_output=True, text=True, timeout=60)
+    assert outcome.returncode == 0, outcome.stderr
 
 
 # --- the frame -------------------------------------------------------------------------------------------------------
@@ -70,6 +85,18 @@ def test_a_fault_is_its_short_code_and_a_message(server):
     assert answer.json.keys() == {"__type", "message"}
     assert answer.code == NOT_FOUND
     assert isinstance(answer.json["message"], str) and answer.json["message"]
+
+
+@pytest.mark.parametrize("again", ["EndpointIdentifier", "ResourceIdentifier"])
+def test_a_taken_name_comes_with_the_arn_of_its_holder(server, again):
+    account = random_account()
+    given = endpoint_parameters() | {"ResourceIdentifier": "first"}
+    arn = wire.call(server, "CreateEndpoint", given, account=account).json["Endpoint"]["EndpointArn"]
+    other = endpoint_parameters() | {"ResourceIdentifier": "second", again: given[again]}
+    answer = wire.call(server, "CreateEndpoint", other, account=account)
+    assert (answer.status, answer.code) == (400, ALREADY_EXISTS)
+    assert answer.json["resourceArn"] == arn
+    assert f'"{given[again]}"' in answer.json["message"]
 
 
 def test_a_connection_carries_many_calls(server):

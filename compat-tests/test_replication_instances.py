@@ -178,7 +178,7 @@ def test_an_identifier_in_use_is_refused_in_any_case(client):
 
 def test_a_resource_identifier_in_use_is_refused(client):
     create(client, ResourceIdentifier="taken")
-    with fault(ALREADY_EXISTS):
+    with fault(ALREADY_EXISTS, 'ReplicationInstance "taken" already in use'):
         create(client, ResourceIdentifier="taken")
 
 
@@ -234,6 +234,20 @@ def test_two_zones_and_a_chosen_zone_exclude_each_other(client):
         create(client, MultiAZ=True, AvailabilityZone="us-east-1a")
 
 
+def test_a_network_type_that_the_subnets_lack_is_refused(client):
+    text = "The specified network type 'DUAL' is not supported by replication subnet group '{}'."
+    group = make_subnet_group(client)["ReplicationSubnetGroupIdentifier"]
+    with fault(COMBINATION, text.format("default")):
+        create(client, NetworkType="DUAL")
+    with fault(COMBINATION, text.format(group)):
+        create(client, NetworkType="DUAL", ReplicationSubnetGroupIdentifier=group.upper())
+    instance = create_replication_instance(client, ReplicationSubnetGroupIdentifier=group)
+    with fault(COMBINATION, text.format(group)):
+        client.modify_replication_instance(
+            ReplicationInstanceArn=instance["ReplicationInstanceArn"], NetworkType="DUAL", ApplyImmediately=True
+        )
+
+
 def test_an_unknown_subnet_group_is_refused(client):
     with fault(NOT_FOUND, names=["nowhere"]):
         create(client, ReplicationSubnetGroupIdentifier="nowhere")
@@ -282,6 +296,73 @@ def test_changes_are_for_later_unless_asked_otherwise(client):
     answer = client.modify_replication_instance(ReplicationInstanceArn=arn, MultiAZ=True)["ReplicationInstance"]
     assert (answer["ReplicationInstanceStatus"], answer["MultiAZ"]) == ("available", False)
     assert answer["PendingModifiedValues"] == {"MultiAZ": True}
+
+
+def modify(client, arn, **changes):
+    return client.modify_replication_instance(ReplicationInstanceArn=arn, **changes)["ReplicationInstance"]
+
+
+@pytest.fixture
+def pending(client):
+    """The ARN of an instance that is to be in two zones after its next maintenance window."""
+    arn = create_replication_instance(client)["ReplicationInstanceArn"]
+    modify(client, arn, MultiAZ=True)
+    return arn
+
+
+def test_changes_for_later_add_up(client, pending):
+    both = {"MultiAZ": True, "AllocatedStorage": 77}
+    assert modify(client, pending, AllocatedStorage=77)["PendingModifiedValues"] == both
+    assert modify(client, pending, AllocatedStorage=88)["PendingModifiedValues"] == both | {"AllocatedStorage": 88}
+    assert modify(client, pending, MultiAZ=True)["PendingModifiedValues"] == both | {"AllocatedStorage": 88}
+    instance = describe(client, pending)
+    assert (instance["MultiAZ"], instance["AllocatedStorage"]) == (False, 50)
+
+
+def test_a_change_for_later_is_taken_back_by_the_value_there_is(client, pending):
+    modify(client, pending, AllocatedStorage=77)
+    answer = modify(client, pending, MultiAZ=False)
+    assert answer["PendingModifiedValues"] == {"AllocatedStorage": 77}
+    assert answer["ReplicationInstanceStatus"] == "available"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"PreferredMaintenanceWindow": "mon:01:00-mon:01:30"},
+        {"VpcSecurityGroupIds": ["sg-0123456789abcdef0"]},
+        {"ReplicationInstanceIdentifier": "renamed"},
+    ],
+)
+def test_what_changes_at_once_leaves_alone_what_is_pending(client, pending, change):
+    modify(client, pending, **change)
+    instance = settled(client, pending)
+    assert instance["PendingModifiedValues"] == {"MultiAZ": True}
+    assert instance["MultiAZ"] is False
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"AllocatedStorage": 77}, {"PreferredMaintenanceWindow": "mon:01:00-mon:01:30"}]
+)
+def test_a_change_at_once_takes_along_what_is_pending(client, pending, change):
+    answer = modify(client, pending, ApplyImmediately=True, **change)
+    assert answer["ReplicationInstanceStatus"] == "modifying"
+    instance = settled(client, pending)
+    assert (change | {"MultiAZ": True}).items() <= instance.items()
+    assert instance["PendingModifiedValues"] == {}
+    assert instance["SecondaryAvailabilityZone"]
+    with fault(COMBINATION, "No modifications were requested"):
+        modify(client, pending, ApplyImmediately=True)
+
+
+def test_a_pending_upgrade_at_once_is_an_upgrade(client):
+    arn = create_replication_instance(client, EngineVersion="3.5.3", AutoMinorVersionUpgrade=False)[
+        "ReplicationInstanceArn"
+    ]
+    answer = modify(client, arn, EngineVersion="3.5.4")
+    assert (answer["PendingModifiedValues"], answer["EngineVersion"]) == ({"EngineVersion": "3.5.4"}, "3.5.3")
+    assert modify(client, arn, ApplyImmediately=True)["ReplicationInstanceStatus"] == "upgrading"
+    assert settled(client, arn)["EngineVersion"] == "3.5.4"
 
 
 def test_an_engine_upgrade_at_once(client):

@@ -6,7 +6,7 @@ use data_encoding::BASE32_NOPAD;
 use serde_json::{Value as Json, json};
 
 use super::context::Context;
-use super::listing::{PageSize, Paging, page_of};
+use super::listing::{PageSize, Paging, check_values, page_of};
 use super::{Answer, subnet_group};
 use crate::api::shapes::{
     DescribeAccountAttributesMessage, DescribeEndpointTypesMessage, DescribeEngineVersionsMessage,
@@ -272,6 +272,7 @@ pub async fn endpoint_types(_: &Context, request: DescribeEndpointTypesMessage) 
                 )));
             }
         };
+        check_values(&filter.name, &filter.values)?;
         rows.retain(|row| filter.values.iter().any(|value| row[member] == value.to_lowercase().as_str()));
     }
     answer("SupportedEndpointTypes", rows, Paging { max_records: request.max_records, marker: request.marker })

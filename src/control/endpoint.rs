@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::catalog::{self, EndpointType};
 use super::context::Context;
-use super::identifier::{check_arn, default_kms_key, identifier, new_arn};
+use super::identifier::{already_in_use, check_arn, default_kms_key, identifier, new_arn};
 use super::listing::{FilterBy, Listing, PageSize, Paging, list};
 use super::{Answer, connection, tag, task};
 use crate::api::shapes::{
@@ -61,7 +61,7 @@ pub async fn create(context: &Context, request: CreateEndpointMessage) -> Answer
         body: Json::Object(body),
     };
     if !context.store().insert(&resource).await? {
-        return Err(already_exists(&resource.identifier, &resource.arn));
+        return Err(already_in_use(context, "ReplicationEndpoint", &resource).await?);
     }
     context.store().set_tags(&arn, &tags).await?;
     Ok(answer(resource.body))
@@ -308,6 +308,8 @@ impl Spec {
             _ if secret => &[],
             "MySQLSettings" | "GcpMySQLSettings" => &["Username", "Password", "ServerName", "Port"],
             "PostgreSQLSettings" => &["Username", "Password", "ServerName", "Port", "DatabaseName"],
+            // The others have default ports and logins without a password. What else AWS asks of them is not known.
+            _ if is_relational(engine) => &["ServerName"],
             _ => &[],
         };
         for member in required {
@@ -538,6 +540,14 @@ mod tests {
             ("mysql", with(login.clone(), json!({"S3Settings": {}})), None),
             ("postgres", login.clone(), Some("InvalidParameterValueException")),
             ("postgres", with(login.clone(), json!({"DatabaseName": "d"})), None),
+            ("oracle", json!({"Port": 1521, "Username": "u"}), Some("InvalidParameterValueException")),
+            ("oracle", json!({"ServerName": "h"}), None),
+            ("oracle", json!({"OracleSettings": {"ServerName": "h"}}), None),
+            (
+                "oracle",
+                json!({"OracleSettings": {"SecretsManagerSecretId": "s", "SecretsManagerAccessRoleArn": "r"}}),
+                None,
+            ),
             ("s3", json!({}), Some("InvalidParameterCombinationException")),
             ("s3", json!({"Password": "p"}), Some("InvalidParameterCombinationException")),
             ("s3", json!({"S3Settings": {"ServiceAccessRoleArn": "r", "BucketName": "b"}}), None),

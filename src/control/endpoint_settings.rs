@@ -71,6 +71,17 @@ static MYSQL: &[Note] = notes! {
     TargetDbType TARGET, None, None, Some("multiple-databases");
 };
 
+/// The first four lines are AWS's sample:
+/// <https://docs.aws.amazon.com/dms/latest/APIReference/API_DescribeEndpointSettings.html>. It is older than some members
+/// of the structure, which are listed all the same.
+static SQLSERVER: &[Note] = notes! {
+    BcpPacketSize TARGET, None, Some((1, 100_000)), None;
+    ReadBackupOnly SOURCE, None, None, None;
+    SafeguardPolicy SOURCE, None, None, None;
+    UseBcpFullLoad TARGET, None, None, None;
+    TrimSpaceInChar SOURCE, None, None, Some("true");
+};
+
 pub async fn describe(_: &Context, request: DescribeEndpointSettingsMessage) -> Answer {
     let engine = endpoint_type(&request.engine_name)
         .ok_or_else(|| Fault::invalid_parameter_value(format!("Invalid engine name: {}", request.engine_name)))?;
@@ -82,6 +93,7 @@ fn of(engine: &EndpointType) -> Vec<Json> {
     let notes = match engine.settings {
         "PostgreSQLSettings" => POSTGRES,
         "MySQLSettings" | "GcpMySQLSettings" => MYSQL,
+        "MicrosoftSQLServerSettings" => SQLSERVER,
         _ => &[],
     };
     let Some(settings) = model().find(engine.settings) else { return Vec::new() };
@@ -125,7 +137,7 @@ mod tests {
 
     #[test]
     fn every_note_is_about_a_setting_of_the_model() {
-        for (engine, notes) in [("postgres", POSTGRES), ("mysql", MYSQL)] {
+        for (engine, notes) in [("postgres", POSTGRES), ("mysql", MYSQL), ("sqlserver", SQLSERVER)] {
             let rows = of(endpoint_type(engine).unwrap());
             for note in notes {
                 assert!(rows.iter().any(|row| row["Name"] == note.name), "{engine} {}", note.name);

@@ -4,8 +4,9 @@ use data_encoding::BASE32_NOPAD;
 use rand::Rng;
 use serde_json::Value as Json;
 
+use super::context::Context;
 use crate::api::Fault;
-use crate::store::Owner;
+use crate::store::{Filter, Owner, Resource};
 
 /// Bytes behind a random resource id: 26 characters of base32, as most accounts see them.
 const RESOURCE_ID_BYTES: usize = 16;
@@ -62,6 +63,21 @@ pub fn new_arn(owner: &Owner, resource_type: &str, resource_identifier: Option<&
         None => BASE32_NOPAD.encode(&rand::rng().random::<[u8; RESOURCE_ID_BYTES]>()),
     };
     Ok(arn(owner, resource_type, &id))
+}
+
+/// Why a new resource was not stored: its ARN, which ends in a chosen `ResourceIdentifier`, or else its identifier is
+/// another's. `noun` is AWS's word for its kind; the text is recorded for the identifiers of endpoints.
+pub async fn already_in_use(context: &Context, noun: &str, resource: &Resource) -> Result<Fault, Fault> {
+    let (taken, by) = match context.store().get(&resource.arn).await? {
+        Some(other) => (resource_id(&resource.arn), Some(other.arn)),
+        None => {
+            let same = Filter { identifiers: Some(vec![resource.identifier.clone()]), ..Filter::default() };
+            let others = context.store().list(&context.owner, resource.kind, &same).await?;
+            (resource.identifier.as_str(), others.into_iter().next().map(|other| other.arn))
+        }
+    };
+    let by = by.unwrap_or_else(|| resource.arn.clone());
+    Ok(Fault::resource_already_exists(format!("{noun} \"{taken}\" already in use"), by))
 }
 
 pub fn arn(owner: &Owner, resource_type: &str, id: &str) -> String {

@@ -7,7 +7,7 @@ use rand::Rng;
 use serde_json::{Map, Value as Json, json};
 
 use super::context::Context;
-use super::identifier::{check_arn, default_kms_key, identifier, new_arn};
+use super::identifier::{already_in_use, check_arn, default_kms_key, identifier, new_arn};
 use super::listing::{FilterBy, Listing, PageSize, Paging, list};
 use super::status::{Instance, InstanceEvent};
 use super::{Answer, catalog, subnet_group, tag};
@@ -54,9 +54,9 @@ pub async fn create(context: &Context, request: CreateReplicationInstanceMessage
         Some(window) => checked_window(window)?,
         None => random_window(),
     };
-    let network_type = checked_network_type(request.network_type.as_deref())?;
     let subnet_group =
         subnet_group::of_instance(context, request.replication_subnet_group_identifier.as_deref()).await?;
+    let network_type = checked_network_type(request.network_type.as_deref(), &subnet_group)?;
     let tags = tag::checked(request.tags.as_deref())?;
     let arn = new_arn(&context.owner, "rep", request.resource_identifier.as_deref())?;
     let mut body = json!({
@@ -92,7 +92,7 @@ pub async fn create(context: &Context, request: CreateReplicationInstanceMessage
         body,
     };
     if !context.store().insert(&resource).await? {
-        return Err(already_exists(&resource));
+        return Err(already_in_use(context, "ReplicationInstance", &resource).await?);
     }
     context.store().set_tags(&arn, &tags).await?;
     settle(context, &arn).await?;
@@ -108,8 +108,10 @@ pub async fn describe(context: &Context, request: DescribeReplicationInstancesMe
 pub async fn modify(context: &Context, request: ModifyReplicationInstanceMessage) -> Answer {
     let arn = &request.replication_instance_arn;
     let current = find(context, arn).await?;
+    let immediately = request.apply_immediately.unwrap_or(false);
     let change = Change::of(&request, &current)?;
-    if change.is_empty() {
+    let applies_pending = immediately && !pending(&current).is_empty();
+    if change.is_empty() && !applies_pending {
         return Err(Fault::invalid_parameter_combination("No modifications were requested"));
     }
     if let Some(name) = &change.identifier {
@@ -119,28 +121,31 @@ pub async fn modify(context: &Context, request: ModifyReplicationInstanceMessage
             return Err(already_exists(other));
         }
     }
-    let immediately = request.apply_immediately.unwrap_or(false) || change.deferrable.is_empty();
-    let event = match change.deferrable.contains_key("EngineVersion") {
-        true => InstanceEvent::Upgrade,
-        false => InstanceEvent::Modify,
-    };
     let changed = context.store().update(arn, |resource| {
+        // What earlier calls left for the maintenance window stays; a value wanted anew as it is takes it back.
+        let mut pending = pending(resource);
+        pending.extend(change.deferrable.clone());
+        pending.retain(|member, value| resource.body.get(member) != Some(value));
+        let event = match immediately && pending.contains_key("EngineVersion") {
+            true => InstanceEvent::Upgrade,
+            false => InstanceEvent::Modify,
+        };
         let status = after(resource, event)?;
         if let Some(name) = &change.identifier {
             resource.identifier.clone_from(name);
             resource.body["ReplicationInstanceIdentifier"] = name.clone().into();
         }
         merge(&mut resource.body, &change.at_once);
-        match immediately {
-            true => {
-                set_status(resource, status);
-                // Kept apart until the change is done, as the answer still shows the old values.
-                resource.spec["Applying"] = json!(change.deferrable);
-                resource.body["PendingModifiedValues"] = json!(change.deferrable);
-            }
-            // At the next maintenance window, which never comes here: a reboot does not apply them either.
-            false => resource.body["PendingModifiedValues"] = json!(change.deferrable),
+        // Without `ApplyImmediately` they wait for the maintenance window, which never comes here: a reboot does not
+        // apply them either.
+        if immediately || change.deferrable.is_empty() {
+            set_status(resource, status);
         }
+        if immediately {
+            // Kept apart until the change is done, as the answer still shows the old values.
+            resource.spec["Applying"] = json!(pending);
+        }
+        resource.body["PendingModifiedValues"] = json!(pending);
         Ok::<_, Fault>(resource.body.clone())
     });
     let body = changed.await?.ok_or_else(|| not_found(arn))??;
@@ -322,12 +327,15 @@ impl Change {
             wanted.insert("MultiAZ", multi_az.into());
         }
         if request.network_type.is_some() {
-            wanted.insert("NetworkType", checked_network_type(request.network_type.as_deref())?.into());
+            let subnet_group = &current.body["ReplicationSubnetGroup"];
+            let network_type = checked_network_type(request.network_type.as_deref(), subnet_group)?;
+            wanted.insert("NetworkType", network_type.into());
         }
         let differs = |member: &str, value: &Json| current.body.get(member) != Some(value);
+        let pending = pending(current);
         change.deferrable = wanted
             .into_iter()
-            .filter(|(member, value)| differs(member, value))
+            .filter(|(member, value)| differs(member, value) || pending.contains_key(*member))
             .map(|(member, value)| (member.to_owned(), value))
             .collect();
         let mut at_once = Map::new();
@@ -351,6 +359,11 @@ impl Change {
     fn is_empty(&self) -> bool {
         self.identifier.is_none() && self.at_once.is_empty() && self.deferrable.is_empty()
     }
+}
+
+/// What waits for the maintenance window.
+fn pending(resource: &Resource) -> Map<String, Json> {
+    resource.body["PendingModifiedValues"].as_object().cloned().unwrap_or_default()
 }
 
 fn merge(body: &mut Json, changes: &Map<String, Json>) {
@@ -383,12 +396,14 @@ fn checked_storage(storage: i32) -> Result<i32, Fault> {
     }
 }
 
-fn checked_network_type(network_type: Option<&str>) -> Result<String, Fault> {
+/// Subnets here have IPv4 addresses only.
+fn checked_network_type(network_type: Option<&str>, subnet_group: &Json) -> Result<String, Fault> {
     match network_type.map(str::to_ascii_uppercase).as_deref() {
         None | Some("IPV4") => Ok("IPV4".into()),
-        Some("DUAL") => Err(Fault::invalid_parameter_combination(
-            "The specified network type 'DUAL' is not supported by the replication subnet group.",
-        )),
+        Some("DUAL") => Err(Fault::invalid_parameter_combination(format!(
+            "The specified network type 'DUAL' is not supported by replication subnet group '{}'.",
+            subnet_group["ReplicationSubnetGroupIdentifier"].as_str().unwrap_or_default()
+        ))),
         Some(other) => {
             Err(Fault::invalid_parameter_value(format!("Invalid value {other} for NetworkType. Must be IPV4 or DUAL")))
         }

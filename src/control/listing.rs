@@ -26,8 +26,6 @@ pub enum FilterBy {
     Arn,
     /// By the rule of identifiers; compared lower-case.
     Identifier,
-    /// Like an identifier, but with dots, blanks and underscores.
-    Name,
     /// One of these members of the body has the value.
     Member(&'static [&'static str]),
     /// Same, of values that the wire returns in upper case.
@@ -151,9 +149,6 @@ fn to_filter(listing: &Listing, filters: &[WireFilter]) -> Result<Filter, Fault>
             FilterBy::Identifier => {
                 let values: Result<_, _> = values.iter().map(|value| filter_identifier(name, value)).collect();
                 narrow(&mut filter.identifiers, values?);
-            }
-            FilterBy::Name => {
-                narrow(&mut filter.identifiers, values.iter().map(|value| value.to_lowercase()).collect());
             }
             FilterBy::Member(paths) => filter.members.push((*paths, values.clone())),
             FilterBy::UpperCaseMember(paths) => {

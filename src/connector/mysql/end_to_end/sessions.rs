@@ -148,6 +148,33 @@ async fn logs_in_with_every_plugin_and_tls_mode() {
 }
 
 #[tokio::test]
+async fn a_login_without_tls_is_refused_with_the_reason_it_may_have() {
+    let server = start(&["--require-secure-transport=ON"]);
+    let shared = mysql_server();
+    shared.client("CREATE USER strict@'%' IDENTIFIED BY 'p' REQUIRE SSL");
+    let strict = Connection { user: "strict".to_owned(), password: Secret::new("p"), ..shared.connection() };
+    for connection in [server.connection(), strict] {
+        let user = connection.user.clone();
+        let error = (MARIADB.open_source)(connection.clone()).check().await.unwrap_err();
+        let expected = format!(
+            "Access denied for user '{user}'@'localhost' (using password: YES): the server or the account may require \
+             TLS, and SslMode is none"
+        );
+        assert_eq!((error.kind, error.native, error.message), (ErrorKind::Fatal, Some(1045), expected));
+        let encrypted = Connection { ssl_mode: SslMode::Require, ..connection };
+        (MARIADB.open_source)(encrypted).check().await.unwrap();
+    }
+    let refused = Connection { ssl_mode: SslMode::Require, password: Secret::new("wrong"), ..server.connection() };
+    let error = (MARIADB.open_source)(refused).check().await.unwrap_err();
+    assert!(error.native == Some(1045) && error.message.ends_with("(using password: YES)"), "{error}");
+    // Not where the server offers no TLS.
+    let plain = start(&["--skip-ssl"]);
+    let wrong = Connection { password: Secret::new("wrong"), ..plain.connection() };
+    let error = (MARIADB.open_source)(wrong).check().await.unwrap_err();
+    assert!(error.native == Some(1045) && error.message.ends_with("(using password: YES)"), "{error}");
+}
+
+#[tokio::test]
 async fn a_server_that_takes_no_local_files_is_named_as_the_reason() {
     let server = start(&["--local-infile=0", "--skip-ssl"]);
     let target = (MARIADB.open_target)(server.connection());

@@ -34,8 +34,19 @@ pub(super) async fn log_in(packets: &mut Packets, connection: &Connection, local
     }
     let mut login = Login { packets, connection, plugin: greeting.plugin.clone(), nonce: greeting.nonce.clone() };
     login.answer_greeting(agreed).await?;
-    login.follow().await?;
-    Ok(greeting)
+    let offered = greeting.capabilities.contains(CapabilityFlags::CLIENT_SSL);
+    match login.follow().await {
+        Err(error) if offered && connection.ssl_mode == SslMode::None => Err(may_require_tls(error)),
+        followed => followed.map(|()| greeting),
+    }
+}
+
+/// A server refuses an account that requires TLS in the same words as a wrong password.
+fn may_require_tls(mut error: Error) -> Error {
+    if error.sqlstate.as_deref() == Some("28000") {
+        error.message.push_str(": the server or the account may require TLS, and SslMode is none");
+    }
+    error
 }
 
 fn capabilities(connection: &Connection, local_files: bool) -> CapabilityFlags {

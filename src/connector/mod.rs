@@ -13,11 +13,12 @@ pub mod postgres;
 pub mod testing;
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::{Map, Value as Json};
 
-use crate::data::{Batch, Error, Family, Format, Result, TableKind, TableName, TableSchema};
+use crate::data::{Batch, Changes, Error, Family, Format, Position, Result, TableKind, TableName, TableSchema};
 
 /// One value of `EngineName` that dms-local moves rows for.
 pub struct Engine {
@@ -117,7 +118,25 @@ pub trait Source: Send + Sync {
     /// Opens a view of the whole database at one moment that up to `readers` tables are read from at once. A source
     /// that cannot share one moment among several connections serves fewer readers.
     async fn snapshot(&self, readers: usize) -> Result<Box<dyn Snapshot>>;
+
+    /// Makes the source keep its log for a task from now on, and opens a snapshot of this moment. What an earlier run
+    /// of the task has left on the source is taken away first.
+    async fn begin_capture(&self, _: &Capture, _readers: usize) -> Result<Beginning> {
+        Err(Error::fatal(NO_LOG))
+    }
+
+    /// Reads the log from a place where a capture began or was confirmed.
+    async fn changes(&self, _: &Capture, _from: &Position) -> Result<Box<dyn ChangeReader>> {
+        Err(Error::fatal(NO_LOG))
+    }
+
+    /// Takes away what [`begin_capture`](Source::begin_capture) has made; nothing being there is no error.
+    async fn end_capture(&self, _: &Capture) -> Result<()> {
+        Ok(())
+    }
 }
+
+const NO_LOG: &str = "this engine's log cannot be read";
 
 /// What is read of a table: a consequence of the task's mappings and LOB settings.
 #[derive(Clone, Debug)]
@@ -152,6 +171,41 @@ pub trait Reader: Send {
     /// Fills `batch` (cleared first) with the next rows; `false` when there are no more and the batch is empty.
     /// Dropping a reader between or during calls gives its place in the snapshot back.
     async fn next(&mut self, batch: &mut Batch) -> Result<bool>;
+}
+
+/// What a task takes from a source's log.
+#[derive(Clone)]
+pub struct Capture {
+    /// The tail of the task's ARN, after which what the task needs on the source is named.
+    pub task: String,
+    /// The tables to begin with.
+    pub tables: Vec<TableName>,
+    /// Tells tables that are captured, also those that come into being later.
+    pub selects: Arc<dyn Fn(&TableName) -> bool + Send + Sync>,
+    /// [`Format::Values`] or [`Format::Text`].
+    pub format: Format,
+    /// A piece of the log ends when it holds this many bytes, or at the end of a transaction when nothing more is there.
+    pub batch_bytes: usize,
+}
+
+/// Where a capture begins: the state of the database that the snapshot shows is that of the log at `position`.
+pub struct Beginning {
+    pub snapshot: Box<dyn Snapshot>,
+    pub position: Position,
+}
+
+/// Reads a source's log.
+#[async_trait]
+pub trait ChangeReader: Send {
+    /// Fills `changes` (cleared first) with what comes next, and waits for the first of it. A call that is given up
+    /// loses nothing but what it has put into `changes`.
+    async fn next(&mut self, changes: &mut Changes) -> Result<()>;
+
+    /// Keeps the connection while nobody reads. Ends only with an error.
+    async fn keep_alive(&mut self) -> Error;
+
+    /// All before this place is durable on the target: the source may forget it.
+    async fn confirm(&mut self, position: &Position) -> Result<()>;
 }
 
 /// `TargetTablePrepMode`.

@@ -66,10 +66,33 @@ fn decode(field: &[u8], column: Decode, batch: &mut Batch) {
     if field == NULL {
         return batch.push(Value::Null);
     }
-    let value = match column {
-        Decode::Text => return push_text(field, batch),
-        Decode::TrimmedText => return push_text(trimmed(field), batch),
-        Decode::Bytea => return push_bytea(field.strip_prefix(HEX_PREFIX).unwrap_or_default(), batch),
+    match column {
+        Decode::Text => push_text(field, batch),
+        Decode::TrimmedText => push_text(trimmed(field), batch),
+        Decode::Bytea => push_bytea(field.strip_prefix(HEX_PREFIX).unwrap_or_default(), batch),
+        _ => match parse(field, column) {
+            Some(value) => batch.push(value),
+            None => push_text(field, batch),
+        },
+    }
+}
+
+/// Appends a value from its text as the server writes it anywhere but in a COPY: nothing is escaped.
+#[inline]
+pub fn decode_unescaped(text: &[u8], column: Decode, batch: &mut Batch) {
+    match column {
+        Decode::Text => batch.push(Value::String(text)),
+        Decode::TrimmedText => batch.push(Value::String(trimmed(text))),
+        Decode::Bytea => push_bytea(text.strip_prefix(b"\\x").unwrap_or_default(), batch),
+        _ => batch.push(parse(text, column).unwrap_or(Value::String(text))),
+    }
+}
+
+/// A value whose text has nothing to escape; `None` where it does not read as the type says.
+#[inline]
+fn parse(field: &[u8], column: Decode) -> Option<Value<'_>> {
+    match column {
+        Decode::Text | Decode::TrimmedText | Decode::Bytea => None,
         Decode::Bool => Some(Value::Bool(field == b"t")),
         Decode::BoolText => Some(Value::String(if field == b"t" { b"true" } else { b"false" })),
         Decode::Int => integer(field).map(Value::Int),
@@ -80,10 +103,6 @@ fn decode(field: &[u8], column: Decode, batch: &mut Batch) {
         Decode::Date => parse_date(field).map(Value::Date),
         Decode::Time => parse_time(field).map(Value::Time),
         Decode::Timestamp => parse_timestamp(field).map(Value::DateTime),
-    };
-    match value {
-        Some(value) => batch.push(value),
-        None => push_text(field, batch),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The connector against a real server, both ways.
 
 mod catalog;
+mod changes;
 mod failures;
 mod login;
 mod types;

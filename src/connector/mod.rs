@@ -18,7 +18,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::{Map, Value as Json};
 
-use crate::data::{Batch, Changes, Error, Family, Format, Position, Result, TableKind, TableName, TableSchema};
+use crate::data::{
+    Batch, Changes, Error, Family, Format, Op, Position, Result, Row, TableKind, TableName, TableSchema,
+};
 
 /// One value of `EngineName` that dms-local moves rows for.
 pub struct Engine {
@@ -250,6 +252,75 @@ pub struct Written {
     pub rejected: Vec<Rejected>,
 }
 
+/// Rows of one table of a target that change in one way. No two of them have the same key, so their order is nobody's
+/// business.
+pub struct ChangeSet<'a> {
+    /// As the task sees it on the target.
+    pub table: &'a TableSchema,
+    /// For each column of `table` where its values are in the images of [`ChangeSet::rows`].
+    pub columns: &'a [usize],
+    /// How rows are found.
+    pub key: Key<'a>,
+    pub op: Op,
+    pub rows: &'a [RowChange<'a>],
+    pub conflict: Conflict,
+}
+
+/// Indexes into a table's columns by which a row is found.
+#[derive(Clone, Copy, Debug)]
+pub enum Key<'a> {
+    /// At most one row has these values, none of which is null.
+    Unique(&'a [usize]),
+    /// Any of the rows that have these values is as good as another.
+    Any(&'a [usize]),
+}
+
+/// One row's images, in the columns of the source's log.
+#[derive(Clone)]
+pub struct RowChange<'a> {
+    /// Of an UPDATE only where the key changes, or the log has all of the old row.
+    pub old: Option<Row<'a>>,
+    pub new: Option<Row<'a>>,
+}
+
+impl<'a> RowChange<'a> {
+    /// The image that holds the row's key as the target has it.
+    pub fn found_by(&self) -> Option<&Row<'a>> {
+        self.old.as_ref().or(self.new.as_ref())
+    }
+}
+
+/// What becomes of an INSERT whose key is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    /// The whole set fails.
+    Refuse,
+    /// The row takes the place of the other: the change may have been applied before.
+    Replace,
+}
+
+/// A session that changes rows in transactions. After an error there is only [`Applier::back_to_savepoint`] or
+/// [`Applier::rollback`].
+#[async_trait]
+pub trait Applier: Send {
+    async fn begin(&mut self) -> Result<()>;
+
+    /// Changes all the rows of a set or none. Gives how many rows of the target that were.
+    async fn apply(&mut self, set: &ChangeSet<'_>) -> Result<u64>;
+
+    async fn truncate(&mut self, table: &TableSchema) -> Result<()>;
+
+    /// Marks the place to come back to; there is one, the last.
+    async fn savepoint(&mut self) -> Result<()>;
+
+    async fn back_to_savepoint(&mut self) -> Result<()>;
+
+    /// Returns when the transaction is durable.
+    async fn commit(&mut self) -> Result<()>;
+
+    async fn rollback(&mut self) -> Result<()>;
+}
+
 /// The writing side of an engine. Holds no connection between calls.
 #[async_trait]
 pub trait Target: Send + Sync {
@@ -280,6 +351,12 @@ pub trait Target: Send + Sync {
 
     /// Ends a load: creates the primary key when it was left for later.
     async fn finish(&self, table: &TableSchema, key: CreateKey) -> Result<()>;
+
+    /// A session that applies changes whose values are in this format, and keeps at most so many prepared statements
+    /// (`StatementCacheSize`).
+    async fn applier(&self, _: Format, _statements_max: usize) -> Result<Box<dyn Applier>> {
+        Err(Error::fatal("changes cannot be applied to this engine"))
+    }
 
     /// Writes lines into `awsdms_apply_exceptions` of the control schema (empty: the engine's default), creating the
     /// table when it is missing.

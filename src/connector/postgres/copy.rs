@@ -280,13 +280,16 @@ fn whole_units(part: &[u8], column: Decode) -> &[u8] {
 
 /// Appends a row without its line end; only the columns marked in `sent`.
 pub fn encode_row(row: Row<'_>, sent: &[bool], into: &mut Vec<u8>) {
+    encode_values(row.zip(sent).filter(|(_, sent)| **sent).map(|(value, _)| value), into);
+}
+
+/// Appends the values of a row without its line end.
+pub fn encode_values<'a>(values: impl Iterator<Item = Value<'a>>, into: &mut Vec<u8>) {
     let mut separator: &[u8] = b"";
-    for (value, sent) in row.zip(sent) {
-        if *sent {
-            into.extend_from_slice(separator);
-            encode(value, into);
-            separator = b"\t";
-        }
+    for value in values {
+        into.extend_from_slice(separator);
+        encode(value, into);
+        separator = b"\t";
     }
 }
 
@@ -295,6 +298,20 @@ pub fn encode_row(row: Row<'_>, sent: &[bool], into: &mut Vec<u8>) {
 pub fn encode(value: Value<'_>, into: &mut Vec<u8>) {
     match value {
         Value::Null | Value::Absent => into.extend_from_slice(NULL),
+        Value::String(text) => escape(text, into),
+        Value::Bytes(bytes) => {
+            into.extend_from_slice(HEX_PREFIX);
+            push_hex(bytes, into);
+        }
+        value => encode_unescaped(value, into),
+    }
+}
+
+/// Appends the text of a value, which is nothing for NULL. A zero character becomes a space.
+#[inline]
+pub fn encode_unescaped(value: Value<'_>, into: &mut Vec<u8>) {
+    match value {
+        Value::Null | Value::Absent => {}
         Value::Bool(true) => into.extend_from_slice(b"true"),
         Value::Bool(false) => into.extend_from_slice(b"false"),
         Value::Int(number) => into.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
@@ -305,9 +322,12 @@ pub fn encode(value: Value<'_>, into: &mut Vec<u8>) {
         Value::Real(number) => into.extend_from_slice(ryu::Buffer::new().format_finite(number).as_bytes()),
         // Digits, and words of letters: nothing to escape.
         Value::Numeric(text) => into.extend_from_slice(text),
-        Value::String(text) => escape(text, into),
+        Value::String(text) => match memchr::memchr(0, text) {
+            None => into.extend_from_slice(text),
+            Some(_) => into.extend(text.iter().map(|byte| if *byte == 0 { b' ' } else { *byte })),
+        },
         Value::Bytes(bytes) => {
-            into.extend_from_slice(HEX_PREFIX);
+            into.extend_from_slice(b"\\x");
             push_hex(bytes, into);
         }
         Value::Date(days) => write_date(days, into),

@@ -157,6 +157,38 @@ impl Client {
         self.refusal.take().map_or(Ok(row), |refusal| Err(refusal.into_error()))
     }
 
+    /// Runs a statement that was prepared under this name, preparing it first where `sql` is given, with parameters in
+    /// their text form. Gives how many rows it changed.
+    pub async fn execute(&mut self, name: &str, sql: Option<&str>, parameters: &[Vec<u8>]) -> Result<u64> {
+        let not_sent = |_| broken("parameters that fit no message");
+        if let Some(sql) = sql {
+            frontend::parse(name, sql, [], &mut self.output).map_err(not_sent)?;
+        }
+        let append = |value: &Vec<u8>, into: &mut BytesMut| {
+            into.put_slice(value);
+            Ok(postgres_protocol::IsNull::No)
+        };
+        frontend::bind("", name, [0], parameters, append, [0], &mut self.output)
+            .map_err(|_| broken("parameters that fit no message"))?;
+        frontend::execute("", 0, &mut self.output).map_err(not_sent)?;
+        frontend::sync(&mut self.output);
+        self.pending += 1;
+        self.flush().await?;
+        match self.copy_in_outcome().await? {
+            Loaded::Rows(rows) => Ok(rows),
+            Loaded::Refused(error) => Err(error.into_error()),
+        }
+    }
+
+    /// Forgets a prepared statement; one that is not there is no error.
+    pub async fn forget(&mut self, name: &str) -> Result<()> {
+        frontend::close(b'S', name, &mut self.output).map_err(|_| broken("a name that fits no message"))?;
+        frontend::sync(&mut self.output);
+        self.pending += 1;
+        self.flush().await?;
+        self.copy_in_outcome().await.map(drop)
+    }
+
     /// Starts a `COPY … TO STDOUT`, the last of the given statements.
     pub async fn copy_out(&mut self, sql: &str) -> Result<()> {
         self.send_query(sql)?;

@@ -47,6 +47,8 @@ pub enum Entry {
         transaction: u64,
         /// When the source committed, in microseconds since 1970.
         time: i64,
+        /// Where the log goes on: a restart may begin here once all before it is durable on the target.
+        position: Position,
     },
 }
 
@@ -55,8 +57,7 @@ pub enum Entry {
 pub struct Changes {
     pub rows: Batch,
     pub entries: Vec<Entry>,
-    /// Once all of this is durable on the target the source may forget what lies before, and a restart begins here: the
-    /// place after the last transaction that is complete.
+    /// The place after the last transaction that is complete, or further on where the log holds nothing for us.
     pub resume: Option<Position>,
 }
 

@@ -370,7 +370,8 @@ impl State<'_> {
                 *self.read = end;
                 // A transaction that holds nothing for us moves the place all the same.
                 if !matches!(changes.entries.last(), None | Some(Entry::Commit { .. })) {
-                    changes.entries.push(Entry::Commit { transaction: xid.into(), time });
+                    let position = Position::Lsn(end);
+                    changes.entries.push(Entry::Commit { transaction: xid.into(), time, position });
                 }
                 changes.resume = Some(Position::Lsn(end));
             }

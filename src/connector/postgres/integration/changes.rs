@@ -74,7 +74,7 @@ impl Log {
                 writeln!(told, "{op:?} {name} {}->{}", row(old), row(new)).unwrap();
             }
             Entry::Truncate { table } => writeln!(told, "Truncate {}", name(self, *table)).unwrap(),
-            Entry::Commit { transaction, time } => {
+            Entry::Commit { transaction, time, .. } => {
                 let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
                 let age = now.as_micros() as i64 - time;
                 assert!(*transaction > 0 && age.abs() < 600_000_000, "{transaction} {time}");

@@ -13,11 +13,14 @@ pub mod postgres;
 pub mod testing;
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::{Map, Value as Json};
 
-use crate::data::{Batch, Error, Family, Format, Result, TableKind, TableName, TableSchema};
+use crate::data::{
+    Batch, Changes, Error, Family, Format, Op, Position, Result, Row, TableKind, TableName, TableSchema,
+};
 
 /// One value of `EngineName` that dms-local moves rows for.
 pub struct Engine {
@@ -117,7 +120,25 @@ pub trait Source: Send + Sync {
     /// Opens a view of the whole database at one moment that up to `readers` tables are read from at once. A source
     /// that cannot share one moment among several connections serves fewer readers.
     async fn snapshot(&self, readers: usize) -> Result<Box<dyn Snapshot>>;
+
+    /// Makes the source keep its log for a task from now on, and opens a snapshot of this moment. What an earlier run
+    /// of the task has left on the source is taken away first.
+    async fn begin_capture(&self, _: &Capture, _readers: usize) -> Result<Beginning> {
+        Err(Error::fatal(NO_LOG))
+    }
+
+    /// Reads the log from a place where a capture began or was confirmed.
+    async fn changes(&self, _: &Capture, _from: &Position) -> Result<Box<dyn ChangeReader>> {
+        Err(Error::fatal(NO_LOG))
+    }
+
+    /// Takes away what [`begin_capture`](Source::begin_capture) has made; nothing being there is no error.
+    async fn end_capture(&self, _: &Capture) -> Result<()> {
+        Ok(())
+    }
 }
+
+const NO_LOG: &str = "this engine's log cannot be read";
 
 /// What is read of a table: a consequence of the task's mappings and LOB settings.
 #[derive(Clone, Debug)]
@@ -152,6 +173,41 @@ pub trait Reader: Send {
     /// Fills `batch` (cleared first) with the next rows; `false` when there are no more and the batch is empty.
     /// Dropping a reader between or during calls gives its place in the snapshot back.
     async fn next(&mut self, batch: &mut Batch) -> Result<bool>;
+}
+
+/// What a task takes from a source's log.
+#[derive(Clone)]
+pub struct Capture {
+    /// The tail of the task's ARN, after which what the task needs on the source is named.
+    pub task: String,
+    /// The tables to begin with.
+    pub tables: Vec<TableName>,
+    /// Tells tables that are captured, also those that come into being later.
+    pub selects: Arc<dyn Fn(&TableName) -> bool + Send + Sync>,
+    /// [`Format::Values`] or [`Format::Text`].
+    pub format: Format,
+    /// A piece of the log ends when it holds this many bytes, or at the end of a transaction when nothing more is there.
+    pub batch_bytes: usize,
+}
+
+/// Where a capture begins: the state of the database that the snapshot shows is that of the log at `position`.
+pub struct Beginning {
+    pub snapshot: Box<dyn Snapshot>,
+    pub position: Position,
+}
+
+/// Reads a source's log.
+#[async_trait]
+pub trait ChangeReader: Send {
+    /// Fills `changes` (cleared first) with what comes next, and waits for the first of it. A call that is given up
+    /// loses nothing but what it has put into `changes`.
+    async fn next(&mut self, changes: &mut Changes) -> Result<()>;
+
+    /// Keeps the connection while nobody reads. Ends only with an error.
+    async fn keep_alive(&mut self) -> Error;
+
+    /// All before this place is durable on the target: the source may forget it.
+    async fn confirm(&mut self, position: &Position) -> Result<()>;
 }
 
 /// `TargetTablePrepMode`.
@@ -196,6 +252,75 @@ pub struct Written {
     pub rejected: Vec<Rejected>,
 }
 
+/// Rows of one table of a target that change in one way. No two of them have the same key, so their order is nobody's
+/// business.
+pub struct ChangeSet<'a> {
+    /// As the task sees it on the target.
+    pub table: &'a TableSchema,
+    /// For each column of `table` where its values are in the images of [`ChangeSet::rows`].
+    pub columns: &'a [usize],
+    /// How rows are found.
+    pub key: Key<'a>,
+    pub op: Op,
+    pub rows: &'a [RowChange<'a>],
+    pub conflict: Conflict,
+}
+
+/// Indexes into a table's columns by which a row is found.
+#[derive(Clone, Copy, Debug)]
+pub enum Key<'a> {
+    /// At most one row has these values, none of which is null.
+    Unique(&'a [usize]),
+    /// Any of the rows that have these values is as good as another.
+    Any(&'a [usize]),
+}
+
+/// One row's images, in the columns of the source's log.
+#[derive(Clone)]
+pub struct RowChange<'a> {
+    /// Of an UPDATE only where the key changes, or the log has all of the old row.
+    pub old: Option<Row<'a>>,
+    pub new: Option<Row<'a>>,
+}
+
+impl<'a> RowChange<'a> {
+    /// The image that holds the row's key as the target has it.
+    pub fn found_by(&self) -> Option<&Row<'a>> {
+        self.old.as_ref().or(self.new.as_ref())
+    }
+}
+
+/// What becomes of an INSERT whose key is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    /// The whole set fails.
+    Refuse,
+    /// The row takes the place of the other: the change may have been applied before.
+    Replace,
+}
+
+/// A session that changes rows in transactions. After an error there is only [`Applier::back_to_savepoint`] or
+/// [`Applier::rollback`].
+#[async_trait]
+pub trait Applier: Send {
+    async fn begin(&mut self) -> Result<()>;
+
+    /// Changes all the rows of a set or none. Gives how many rows of the target that were.
+    async fn apply(&mut self, set: &ChangeSet<'_>) -> Result<u64>;
+
+    async fn truncate(&mut self, table: &TableSchema) -> Result<()>;
+
+    /// Marks the place to come back to; there is one, the last.
+    async fn savepoint(&mut self) -> Result<()>;
+
+    async fn back_to_savepoint(&mut self) -> Result<()>;
+
+    /// Returns when the transaction is durable.
+    async fn commit(&mut self) -> Result<()>;
+
+    async fn rollback(&mut self) -> Result<()>;
+}
+
 /// The writing side of an engine. Holds no connection between calls.
 #[async_trait]
 pub trait Target: Send + Sync {
@@ -226,6 +351,12 @@ pub trait Target: Send + Sync {
 
     /// Ends a load: creates the primary key when it was left for later.
     async fn finish(&self, table: &TableSchema, key: CreateKey) -> Result<()>;
+
+    /// A session that applies changes whose values are in this format, and keeps at most so many prepared statements
+    /// (`StatementCacheSize`).
+    async fn applier(&self, _: Format, _statements_max: usize) -> Result<Box<dyn Applier>> {
+        Err(Error::fatal("changes cannot be applied to this engine"))
+    }
 
     /// Writes lines into `awsdms_apply_exceptions` of the control schema (empty: the engine's default), creating the
     /// table when it is missing.

@@ -202,14 +202,17 @@ pub struct Row<'a> {
     cells: std::slice::Iter<'a, Cell>,
 }
 
-impl<'a> Iterator for Row<'a> {
-    type Item = Value<'a>;
+impl<'a> Row<'a> {
+    /// The value of column `index`; absent beyond the last.
+    #[inline]
+    pub fn get(&self, index: usize) -> Value<'a> {
+        self.cells.as_slice().get(index).map_or(Value::Absent, |cell| self.value(cell))
+    }
 
     #[inline]
-    fn next(&mut self) -> Option<Value<'a>> {
-        let cell = self.cells.next()?;
+    fn value(&self, cell: &Cell) -> Value<'a> {
         let bytes = || &self.arena[cell.word as usize..cell.word as usize + cell.len as usize];
-        Some(match cell.kind {
+        match cell.kind {
             Kind::Absent => Value::Absent,
             Kind::Null => Value::Null,
             Kind::Bool => Value::Bool(cell.word != 0),
@@ -222,7 +225,17 @@ impl<'a> Iterator for Row<'a> {
             Kind::Date => Value::Date(cell.word as i64 as i32),
             Kind::Time => Value::Time(cell.word as i64),
             Kind::DateTime => Value::DateTime(cell.word as i64),
-        })
+        }
+    }
+}
+
+impl<'a> Iterator for Row<'a> {
+    type Item = Value<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Value<'a>> {
+        let cell = self.cells.next()?;
+        Some(self.value(cell))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

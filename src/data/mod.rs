@@ -2,11 +2,15 @@
 //! every other layer of the data plane speaks in these types.
 
 mod batch;
+mod changes;
 mod error;
+mod position;
 mod schema;
 mod value;
 
 pub use batch::{Batch, Format, Row};
+pub use changes::{Changes, Entry, Op, TableVersion};
 pub use error::{Error, ErrorKind, Result};
+pub use position::{NoPosition, Position};
 pub use schema::{Column, DataType, Family, TableKind, TableName, TableSchema};
 pub use value::Value;

@@ -66,10 +66,33 @@ fn decode(field: &[u8], column: Decode, batch: &mut Batch) {
     if field == NULL {
         return batch.push(Value::Null);
     }
-    let value = match column {
-        Decode::Text => return push_text(field, batch),
-        Decode::TrimmedText => return push_text(trimmed(field), batch),
-        Decode::Bytea => return push_bytea(field.strip_prefix(HEX_PREFIX).unwrap_or_default(), batch),
+    match column {
+        Decode::Text => push_text(field, batch),
+        Decode::TrimmedText => push_text(trimmed(field), batch),
+        Decode::Bytea => push_bytea(field.strip_prefix(HEX_PREFIX).unwrap_or_default(), batch),
+        _ => match parse(field, column) {
+            Some(value) => batch.push(value),
+            None => push_text(field, batch),
+        },
+    }
+}
+
+/// Appends a value from its text as the server writes it anywhere but in a COPY: nothing is escaped.
+#[inline]
+pub fn decode_unescaped(text: &[u8], column: Decode, batch: &mut Batch) {
+    match column {
+        Decode::Text => batch.push(Value::String(text)),
+        Decode::TrimmedText => batch.push(Value::String(trimmed(text))),
+        Decode::Bytea => push_bytea(text.strip_prefix(b"\\x").unwrap_or_default(), batch),
+        _ => batch.push(parse(text, column).unwrap_or(Value::String(text))),
+    }
+}
+
+/// A value whose text has nothing to escape; `None` where it does not read as the type says.
+#[inline]
+fn parse(field: &[u8], column: Decode) -> Option<Value<'_>> {
+    match column {
+        Decode::Text | Decode::TrimmedText | Decode::Bytea => None,
         Decode::Bool => Some(Value::Bool(field == b"t")),
         Decode::BoolText => Some(Value::String(if field == b"t" { b"true" } else { b"false" })),
         Decode::Int => integer(field).map(Value::Int),
@@ -80,10 +103,6 @@ fn decode(field: &[u8], column: Decode, batch: &mut Batch) {
         Decode::Date => parse_date(field).map(Value::Date),
         Decode::Time => parse_time(field).map(Value::Time),
         Decode::Timestamp => parse_timestamp(field).map(Value::DateTime),
-    };
-    match value {
-        Some(value) => batch.push(value),
-        None => push_text(field, batch),
     }
 }
 
@@ -261,13 +280,16 @@ fn whole_units(part: &[u8], column: Decode) -> &[u8] {
 
 /// Appends a row without its line end; only the columns marked in `sent`.
 pub fn encode_row(row: Row<'_>, sent: &[bool], into: &mut Vec<u8>) {
+    encode_values(row.zip(sent).filter(|(_, sent)| **sent).map(|(value, _)| value), into);
+}
+
+/// Appends the values of a row without its line end.
+pub fn encode_values<'a>(values: impl Iterator<Item = Value<'a>>, into: &mut Vec<u8>) {
     let mut separator: &[u8] = b"";
-    for (value, sent) in row.zip(sent) {
-        if *sent {
-            into.extend_from_slice(separator);
-            encode(value, into);
-            separator = b"\t";
-        }
+    for value in values {
+        into.extend_from_slice(separator);
+        encode(value, into);
+        separator = b"\t";
     }
 }
 
@@ -276,6 +298,20 @@ pub fn encode_row(row: Row<'_>, sent: &[bool], into: &mut Vec<u8>) {
 pub fn encode(value: Value<'_>, into: &mut Vec<u8>) {
     match value {
         Value::Null | Value::Absent => into.extend_from_slice(NULL),
+        Value::String(text) => escape(text, into),
+        Value::Bytes(bytes) => {
+            into.extend_from_slice(HEX_PREFIX);
+            push_hex(bytes, into);
+        }
+        value => encode_unescaped(value, into),
+    }
+}
+
+/// Appends the text of a value, which is nothing for NULL. A zero character becomes a space.
+#[inline]
+pub fn encode_unescaped(value: Value<'_>, into: &mut Vec<u8>) {
+    match value {
+        Value::Null | Value::Absent => {}
         Value::Bool(true) => into.extend_from_slice(b"true"),
         Value::Bool(false) => into.extend_from_slice(b"false"),
         Value::Int(number) => into.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
@@ -286,9 +322,12 @@ pub fn encode(value: Value<'_>, into: &mut Vec<u8>) {
         Value::Real(number) => into.extend_from_slice(ryu::Buffer::new().format_finite(number).as_bytes()),
         // Digits, and words of letters: nothing to escape.
         Value::Numeric(text) => into.extend_from_slice(text),
-        Value::String(text) => escape(text, into),
+        Value::String(text) => match memchr::memchr(0, text) {
+            None => into.extend_from_slice(text),
+            Some(_) => into.extend(text.iter().map(|byte| if *byte == 0 { b' ' } else { *byte })),
+        },
         Value::Bytes(bytes) => {
-            into.extend_from_slice(HEX_PREFIX);
+            into.extend_from_slice(b"\\x");
             push_hex(bytes, into);
         }
         Value::Date(days) => write_date(days, into),

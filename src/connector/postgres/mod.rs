@@ -26,8 +26,11 @@
 //! `ConnectionTimeout`, `AuthenticationMethod=iam`. `MaxFileSize` and `loadUsingCSV` have no meaning here: rows go
 //! to the server without a file between.
 
+mod apply;
+mod changes;
 mod copy;
 mod datetime;
+mod pgoutput;
 mod snapshot;
 mod source;
 mod sql;
@@ -167,7 +170,11 @@ impl Endpoint {
     }
 
     async fn connect(&self) -> crate::data::Result<wire::Client> {
-        wire::Client::connect(&self.connection, &self.settings).await
+        wire::Client::connect(&self.connection, &self.settings, wire::Purpose::Statements).await
+    }
+
+    async fn connect_for_replication(&self) -> crate::data::Result<wire::Client> {
+        wire::Client::connect(&self.connection, &self.settings, wire::Purpose::Replication).await
     }
 
     /// A session that looks into the catalog: types of users are named with their schema, built-in ones without.

@@ -43,11 +43,7 @@ impl PostgresSnapshot {
         let mut client = endpoint.connect().await?;
         check_version(&client)?;
         client.query(BEGIN).await?;
-        let mut encoding = text(client.query("SELECT pg_catalog.getdatabaseencoding()").await?);
-        if encoding != "SQL_ASCII" && encoding != "UTF8" {
-            // Lengths are counted in what is sent.
-            encoding = "other".into();
-        }
+        let encoding = encoding(&mut client).await?;
         let exported = client.query("SELECT pg_catalog.pg_export_snapshot()").await;
         let pool =
             |name, idle, exporter| Pool { endpoint, name, encoding, idle: Mutex::new(idle), _exporter: exporter };
@@ -61,8 +57,25 @@ impl PostgresSnapshot {
             }
             Err(error) => return Err(error),
         };
-        Ok(PostgresSnapshot { pool: Arc::new(pool), permits: Arc::new(Semaphore::new(readers)), readers })
+        Ok(PostgresSnapshot::with(pool, readers))
     }
+
+    /// The snapshot that was exported by this session, which has to stay as it is.
+    pub async fn of(endpoint: Endpoint, name: String, exporter: Client, readers: usize) -> Result<PostgresSnapshot> {
+        let encoding = encoding(&mut endpoint.connect().await?).await?;
+        let pool = Pool { endpoint, name: Some(name), encoding, idle: Mutex::default(), _exporter: Some(exporter) };
+        Ok(PostgresSnapshot::with(pool, readers))
+    }
+
+    fn with(pool: Pool, readers: usize) -> PostgresSnapshot {
+        PostgresSnapshot { pool: Arc::new(pool), permits: Arc::new(Semaphore::new(readers)), readers }
+    }
+}
+
+/// `UTF8`, `SQL_ASCII` or `other`, of which lengths are counted in what is sent.
+async fn encoding(client: &mut Client) -> Result<String> {
+    let encoding = text(client.query("SELECT pg_catalog.getdatabaseencoding()").await?);
+    Ok(if encoding == "SQL_ASCII" || encoding == "UTF8" { encoding } else { "other".into() })
 }
 
 fn text(rows: Vec<Vec<Option<String>>>) -> String {
@@ -266,7 +279,7 @@ fn cut(name: &str, native: &NativeType, limit: i32, encoding: &str) -> (String, 
 }
 
 /// How the values of a column become values of its DMS type.
-fn decode_as(column: &Column, format: Format, settings: &Settings) -> Decode {
+pub fn decode_as(column: &Column, format: Format, settings: &Settings) -> Decode {
     let native = NativeType::parse(&column.native);
     if format == Format::Text || native.array {
         return Decode::Text;

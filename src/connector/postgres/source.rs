@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 
+use super::changes::{self, PostgresChanges};
 use super::snapshot::PostgresSnapshot;
 use super::type_map::{NativeType, TypeClass, data_type};
 use super::wire::Client;
 use super::{Endpoint, check_version, sql};
-use crate::connector::{Connection, Snapshot, Source, TableEntry};
-use crate::data::{Column, Error, Family, Result, TableKind, TableName, TableSchema};
+use crate::connector::{Beginning, Capture, ChangeReader, Connection, Snapshot, Source, TableEntry};
+use crate::data::{Column, DataType, Error, Family, Position, Result, TableKind, TableName, TableSchema};
 
 /// Tables that one catalog query describes: bounds the statement and its answer.
 const DESCRIBED_AT_ONCE: usize = 100;
@@ -25,7 +26,42 @@ impl PostgresSource {
     pub fn new(connection: Connection) -> PostgresSource {
         PostgresSource { endpoint: Endpoint::new(connection) }
     }
+
+    pub fn of(endpoint: Endpoint) -> PostgresSource {
+        PostgresSource { endpoint }
+    }
+
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The native and DMS types of columns that are known by the number and the modifier of their type; each with its
+    /// place. A type that the catalog does not have is left out.
+    pub async fn types(&self, columns: &[(usize, u32, i32)]) -> Result<Vec<(usize, String, DataType)>> {
+        let rows: Vec<String> =
+            columns.iter().map(|(place, oid, modifier)| format!("({place}, {oid}::oid, {modifier})")).collect();
+        let sql = format!(
+            "SELECT a.place, format_type(b.oid, b.typmod), b.typtype \
+             FROM (VALUES {}) AS a (place, atttypid, atttypmod) {BASE_TYPE}",
+            rows.join(", ")
+        );
+        let mut client = self.endpoint.connect_to_catalog().await?;
+        let of_row = |row: Vec<Option<String>>| {
+            let mut row = Fields::of(row);
+            let (place, native, class) = (row.number("place")?, row.next("format_type")?, row.next("typtype")?);
+            let data_type = data_type(&NativeType::parse(&native), TypeClass::parse(&class), &self.endpoint.settings);
+            Ok((place, native, data_type))
+        };
+        client.query(&sql).await?.into_iter().map(of_row).collect()
+    }
 }
+
+/// The type of a column `a`; of a domain its base type, through any number of domains.
+const BASE_TYPE: &str = "JOIN LATERAL (WITH RECURSIVE d (oid, typmod, depth) AS (SELECT a.atttypid, a.atttypmod, 0 \
+     UNION ALL SELECT t.typbasetype, t.typtypmod, depth + 1 FROM d JOIN pg_type t ON t.oid = d.oid \
+     WHERE t.typtype = 'd') \
+     SELECT d.oid, d.typmod, t.typtype, t.typcollation FROM d JOIN pg_type t ON t.oid = d.oid \
+     ORDER BY depth DESC LIMIT 1) b ON true";
 
 #[async_trait]
 impl Source for PostgresSource {
@@ -72,6 +108,18 @@ impl Source for PostgresSource {
 
     async fn snapshot(&self, readers: usize) -> Result<Box<dyn Snapshot>> {
         Ok(Box::new(PostgresSnapshot::open(self.endpoint.clone(), readers.max(1)).await?))
+    }
+
+    async fn begin_capture(&self, capture: &Capture, readers: usize) -> Result<Beginning> {
+        changes::begin(self, capture, readers.max(1)).await
+    }
+
+    async fn changes(&self, capture: &Capture, from: &Position) -> Result<Box<dyn ChangeReader>> {
+        Ok(Box::new(PostgresChanges::start(self, capture, from).await?))
+    }
+
+    async fn end_capture(&self, capture: &Capture) -> Result<()> {
+        changes::end(&self.endpoint, &capture.task).await
     }
 }
 
@@ -139,19 +187,13 @@ const ESTIMATES: &str = "SELECT place, CASE WHEN NOT relhassubclass \
      SELECT coalesce(sum(CASE WHEN m.reltuples > 0 THEN m.reltuples ELSE pg_stat_get_live_tuples(m.oid) END), 0) \
      FROM tree JOIN pg_class m ON m.oid = member AND m.relkind = 'r') END::bigint FROM wanted";
 
-/// A domain counts as its base type, through any number of domains.
 fn columns_query(version: u32) -> String {
     let generated = if version >= 120_000 { "a.attgenerated" } else { "''" };
     format!(
         "SELECT w.place, a.attnum, a.attname, format_type(b.oid, b.typmod), b.typtype, a.attnotnull, {generated}, \
          CASE WHEN a.attcollation <> 0 AND a.attcollation <> b.typcollation \
          THEN quote_ident(cn.nspname) END, quote_ident(co.collname) \
-         FROM wanted w JOIN pg_attribute a ON a.attrelid = w.oid AND a.attnum > 0 AND NOT a.attisdropped \
-         JOIN LATERAL (WITH RECURSIVE d (oid, typmod, depth) AS (SELECT a.atttypid, a.atttypmod, 0 \
-         UNION ALL SELECT t.typbasetype, t.typtypmod, depth + 1 FROM d JOIN pg_type t ON t.oid = d.oid \
-         WHERE t.typtype = 'd') \
-         SELECT d.oid, d.typmod, t.typtype, t.typcollation FROM d JOIN pg_type t ON t.oid = d.oid \
-         ORDER BY depth DESC LIMIT 1) b ON true \
+         FROM wanted w JOIN pg_attribute a ON a.attrelid = w.oid AND a.attnum > 0 AND NOT a.attisdropped {BASE_TYPE} \
          LEFT JOIN pg_collation co ON co.oid = a.attcollation LEFT JOIN pg_namespace cn ON cn.oid = co.collnamespace \
          ORDER BY w.place, a.attnum"
     )

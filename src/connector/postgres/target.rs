@@ -5,11 +5,12 @@ use std::fmt::Write;
 
 use async_trait::async_trait;
 
+use super::apply::PostgresApplier;
 use super::type_map::{NativeType, target_type};
 use super::wire::Client;
 use super::writer::PostgresWriter;
 use super::{Endpoint, check_version, sql};
-use crate::connector::{ApplyException, Connection, CreateKey, PrepareMode, Target, Writer};
+use crate::connector::{Applier, ApplyException, Connection, CreateKey, PrepareMode, Target, Writer};
 use crate::data::{Column, Error, ErrorKind, Family, Format, Result, TableName, TableSchema};
 
 /// Where DMS keeps its control tables on PostgreSQL when the task names no schema.
@@ -106,6 +107,11 @@ impl Target for PostgresTarget {
         let doing = |error: Error| error.while_doing(format!("create the primary key of {}", table.name));
         let mut client = self.endpoint.connect().await.map_err(doing)?;
         add_primary_key(&mut client, table).await.map_err(doing)
+    }
+
+    async fn applier(&self, format: Format, statements_max: usize) -> Result<Box<dyn Applier>> {
+        let client = self.endpoint.connect().await?;
+        Ok(Box::new(PostgresApplier::start(client, format, statements_max).await?))
     }
 
     async fn record_exceptions(&self, control_schema: &str, exceptions: &[ApplyException]) -> Result<()> {
@@ -252,13 +258,13 @@ async fn add_primary_key(client: &mut Client, table: &TableSchema) -> Result<()>
 }
 
 /// A column that a target's table has.
-struct TargetColumn {
-    native: String,
-    generated: bool,
+pub(super) struct TargetColumn {
+    pub(super) native: String,
+    pub(super) generated: bool,
 }
 
 impl TargetColumn {
-    async fn read(catalog: &mut Client, table: &TableName) -> Result<HashMap<String, TargetColumn>> {
+    pub(super) async fn read(catalog: &mut Client, table: &TableName) -> Result<HashMap<String, TargetColumn>> {
         let generated = if catalog.version() >= 120_000 { "a.attgenerated <> ''" } else { "false" };
         let sql = format!(
             "SELECT a.attname, format_type(a.atttypid, a.atttypmod), {generated} FROM pg_attribute a \

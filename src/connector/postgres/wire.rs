@@ -16,6 +16,7 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub use error::ServerError;
+pub use login::Purpose;
 
 use crate::connector::net::{self, Stream};
 use crate::data::{Error, Result};
@@ -30,6 +31,9 @@ pub const INPUT_BYTES: usize = 256 << 10;
 /// A message other than a row of a COPY is refused beyond this length.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
+/// A change of one row: PostgreSQL's values have up to 1 GiB together.
+const STREAM_MESSAGE_BYTES_MAX: usize = (1 << 30) + (64 << 20);
+
 /// The most that is put into one message of a COPY IN: the server starts on a message when all of it is there.
 const COPY_MESSAGE_BYTES: usize = 32 << 10;
 
@@ -42,6 +46,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 const COMMAND_COMPLETE: u8 = b'C';
 const COPY_DATA: u8 = b'd';
 const COPY_DONE: u8 = b'c';
+const COPY_BOTH: u8 = b'W';
 const COPY_IN: u8 = b'G';
 const COPY_OUT: u8 = b'H';
 const DATA_ROW: u8 = b'D';
@@ -152,6 +157,38 @@ impl Client {
         self.refusal.take().map_or(Ok(row), |refusal| Err(refusal.into_error()))
     }
 
+    /// Runs a statement that was prepared under this name, preparing it first where `sql` is given, with parameters in
+    /// their text form. Gives how many rows it changed.
+    pub async fn execute(&mut self, name: &str, sql: Option<&str>, parameters: &[Vec<u8>]) -> Result<u64> {
+        let not_sent = |_| broken("parameters that fit no message");
+        if let Some(sql) = sql {
+            frontend::parse(name, sql, [], &mut self.output).map_err(not_sent)?;
+        }
+        let append = |value: &Vec<u8>, into: &mut BytesMut| {
+            into.put_slice(value);
+            Ok(postgres_protocol::IsNull::No)
+        };
+        frontend::bind("", name, [0], parameters, append, [0], &mut self.output)
+            .map_err(|_| broken("parameters that fit no message"))?;
+        frontend::execute("", 0, &mut self.output).map_err(not_sent)?;
+        frontend::sync(&mut self.output);
+        self.pending += 1;
+        self.flush().await?;
+        match self.copy_in_outcome().await? {
+            Loaded::Rows(rows) => Ok(rows),
+            Loaded::Refused(error) => Err(error.into_error()),
+        }
+    }
+
+    /// Forgets a prepared statement; one that is not there is no error.
+    pub async fn forget(&mut self, name: &str) -> Result<()> {
+        frontend::close(b'S', name, &mut self.output).map_err(|_| broken("a name that fits no message"))?;
+        frontend::sync(&mut self.output);
+        self.pending += 1;
+        self.flush().await?;
+        self.copy_in_outcome().await.map(drop)
+    }
+
     /// Starts a `COPY … TO STDOUT`, the last of the given statements.
     pub async fn copy_out(&mut self, sql: &str) -> Result<()> {
         self.send_query(sql)?;
@@ -260,6 +297,45 @@ impl Client {
         Ok(self.refusal.take().map_or(Loaded::Rows(rows), Loaded::Refused))
     }
 
+    /// Starts a stream of messages in both directions (`START_REPLICATION`).
+    pub async fn start_stream(&mut self, sql: &str) -> Result<()> {
+        self.send_query(sql)?;
+        self.flush().await?;
+        loop {
+            match self.receive().await? {
+                COPY_BOTH => return Ok(()),
+                READY => {
+                    let missing = || broken("no stream where one was asked for");
+                    return Err(self.refusal.take().map_or_else(missing, ServerError::into_error));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The next message of the stream. Giving the call up loses nothing.
+    pub async fn stream_message(&mut self) -> Result<&[u8]> {
+        loop {
+            match self.receive_within(STREAM_MESSAGE_BYTES_MAX).await? {
+                COPY_DATA => return Ok(self.payload()),
+                // The server ends a stream when it shuts down.
+                COPY_DONE => return Err(Error::recoverable("the server ended the replication stream")),
+                ERROR => return Err(self.refusal.take().map_or_else(|| broken("no error"), ServerError::into_error)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether the next message has arrived whole.
+    pub fn has_message(&self) -> bool {
+        matches!(self.input.header(), Ok(Some((_, length))) if self.input.bytes().len() >= length + 5)
+    }
+
+    pub async fn send_stream_message(&mut self, message: &[u8]) -> Result<()> {
+        self.copy_in(message).await?;
+        self.flush().await
+    }
+
     fn send_query(&mut self, sql: &str) -> Result<()> {
         frontend::query(sql, &mut self.output).map_err(|_| Error::table("a name or text holds a zero byte"))?;
         self.pending += 1;
@@ -293,6 +369,10 @@ impl Client {
 
     /// Receives the next message that is an answer; its payload is there until the next call.
     async fn receive(&mut self) -> Result<u8> {
+        self.receive_within(MESSAGE_BYTES_MAX).await
+    }
+
+    async fn receive_within(&mut self, bytes_max: usize) -> Result<u8> {
         loop {
             let (tag, length) = loop {
                 match self.input.header()? {
@@ -300,7 +380,7 @@ impl Client {
                     None => self.read().await?,
                 }
             };
-            if length > MESSAGE_BYTES_MAX {
+            if length > bytes_max {
                 return Err(broken("a message that is too long"));
             }
             self.input.make_room(length + 5);

@@ -1,6 +1,8 @@
 //! The connector against a real server, both ways.
 
+mod apply;
 mod catalog;
+mod changes;
 mod failures;
 mod login;
 mod types;

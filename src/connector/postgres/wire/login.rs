@@ -27,11 +27,19 @@ const SESSION: &str = "SET standard_conforming_strings = on; SET extra_float_dig
 const IDLE_TIMEOUT_SINCE: u32 = 90_600;
 const TRANSACTION_TIMEOUT_SINCE: u32 = 170_000;
 
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Statements,
+    /// Statements and the commands of the streaming replication protocol.
+    Replication,
+}
+
 impl Client {
     /// Connects and logs in.
-    pub async fn connect(connection: &Connection, settings: &Settings) -> Result<Client> {
+    pub async fn connect(connection: &Connection, settings: &Settings, purpose: Purpose) -> Result<Client> {
         let stream = net::connect(&connection.server, connection.port).await?;
-        match tokio::time::timeout(net::CONNECT_TIMEOUT, Client::start(stream, connection, settings)).await {
+        match tokio::time::timeout(net::CONNECT_TIMEOUT, Client::start(stream, connection, settings, purpose)).await {
             Ok(client) => client,
             Err(_) => Err(Error::recoverable(format!(
                 "connection to {} port {} failed: no answer in {} s",
@@ -42,7 +50,12 @@ impl Client {
         }
     }
 
-    async fn start(stream: TcpStream, connection: &Connection, settings: &Settings) -> Result<Client> {
+    async fn start(
+        stream: TcpStream,
+        connection: &Connection,
+        settings: &Settings,
+        purpose: Purpose,
+    ) -> Result<Client> {
         let stream = match connection.ssl_mode {
             SslMode::None => Stream::Plain(stream),
             _ => encrypt(stream, connection).await?,
@@ -61,7 +74,7 @@ impl Client {
             row_left: None,
             timeout: settings.execute_timeout,
         };
-        client.log_in(connection).await?;
+        client.log_in(connection, purpose).await?;
         client.query(SESSION).await?;
         if client.version >= IDLE_TIMEOUT_SINCE {
             client.query("SET idle_in_transaction_session_timeout = 0").await?;
@@ -75,7 +88,7 @@ impl Client {
         Ok(client)
     }
 
-    async fn log_in(&mut self, connection: &Connection) -> Result<()> {
+    async fn log_in(&mut self, connection: &Connection, purpose: Purpose) -> Result<()> {
         // PostgreSQL takes the user's name for the database's where none is given.
         let database = if connection.database.is_empty() { &connection.user } else { &connection.database };
         let parameters = [
@@ -86,7 +99,8 @@ impl Client {
             ("DateStyle", "ISO"),
             ("TimeZone", "UTC"),
         ];
-        frontend::startup_message(parameters, &mut self.output)
+        let replication = (purpose == Purpose::Replication).then_some(("replication", "database"));
+        frontend::startup_message(parameters.into_iter().chain(replication), &mut self.output)
             .map_err(|_| Error::fatal("the user or database name holds a zero byte"))?;
         self.flush().await?;
         let mut scram = None;

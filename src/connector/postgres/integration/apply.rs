@@ -1,0 +1,158 @@
+//! Changes applied to a real server.
+
+use super::*;
+use crate::connector::{Applier, ChangeSet, Conflict, Key, RowChange};
+use crate::data::{ErrorKind, Op, Value};
+
+/// A table of both databases, and the images of its rows.
+struct Rows {
+    table: TableSchema,
+    batch: Batch,
+}
+
+const NULL: &str = "\\N";
+const ABSENT: &str = "-";
+
+impl Rows {
+    /// Images as `a|b|c`, a line each.
+    async fn new(pair: &Pair, table: &str, images: &[&str]) -> Rows {
+        let table = pair.describe("public", table).await;
+        let mut batch = Batch::new();
+        batch.clear(Format::Text);
+        for image in images {
+            for field in image.split('|') {
+                batch.push(match field {
+                    NULL => Value::Null,
+                    ABSENT => Value::Absent,
+                    text => Value::String(text.as_bytes()),
+                });
+            }
+            batch.end_row();
+        }
+        Rows { table, batch }
+    }
+
+    fn images(&self) -> Vec<crate::data::Row<'_>> {
+        (0..self.batch.rows()).map(|index| self.batch.row(index)).collect()
+    }
+
+    /// Applies the images: of an INSERT or UPDATE the new ones, of a DELETE the old ones.
+    async fn apply(&self, applier: &mut dyn Applier, op: Op, conflict: Conflict) -> Result<u64> {
+        let change = |image| match op {
+            Op::Delete => RowChange { old: Some(image), new: None },
+            Op::Insert | Op::Update => RowChange { old: None, new: Some(image) },
+        };
+        let rows: Vec<_> = self.images().into_iter().map(change).collect();
+        self.change(applier, op, Key::Unique(&self.table.primary_key), conflict, &rows).await
+    }
+
+    async fn change(
+        &self,
+        applier: &mut dyn Applier,
+        op: Op,
+        key: Key<'_>,
+        conflict: Conflict,
+        rows: &[RowChange<'_>],
+    ) -> Result<u64> {
+        let columns: Vec<usize> = (0..self.table.columns.len()).collect();
+        applier.apply(&ChangeSet { table: &self.table, columns: &columns, key, op, rows, conflict }).await
+    }
+}
+
+async fn both_sides(sql: &str) -> Pair {
+    let pair = Pair::new(sql);
+    pair.target_sql(sql);
+    pair
+}
+
+async fn begun(pair: &Pair) -> Box<dyn Applier> {
+    let mut applier = pair.target.applier(Format::Text, 3).await.unwrap();
+    applier.begin().await.unwrap();
+    applier
+}
+
+#[tokio::test]
+async fn sets_of_rows_are_changed_by_their_key() {
+    let pair = both_sides(
+        "CREATE TABLE t (a int, \"B \"\"b\" text, n numeric(6, 2), l int[], PRIMARY KEY (\"B \"\"b\", a));
+         INSERT INTO t VALUES (1, 'x', 1, '{}'), (2, 'y', 2, '{2}'), (3, 'z', 3, NULL)",
+    )
+    .await;
+    let mut applier = begun(&pair).await;
+    let all = "SELECT t::text FROM t ORDER BY a";
+    let insert = Rows::new(&pair, "t", &["4|it's \\ \"q\", {}\t|4.5|{1,2}", "5||\\N|\\N"]).await;
+    assert_eq!(insert.apply(&mut *applier, Op::Insert, Conflict::Refuse).await.unwrap(), 2);
+    // Some columns of some rows did not change; one row is not there.
+    let update = Rows::new(&pair, "t", &["1|x|-|{7}", "2|y|20|-", "9|none|1|-", "4|it's \\ \"q\", {}\t|\\N|-"]).await;
+    assert_eq!(update.apply(&mut *applier, Op::Update, Conflict::Refuse).await.unwrap(), 3);
+    let delete = Rows::new(&pair, "t", &["3|z|-|-", "8|z|-|-"]).await;
+    assert_eq!(delete.apply(&mut *applier, Op::Delete, Conflict::Refuse).await.unwrap(), 1);
+    assert_eq!(pair.target_sql("SELECT count(*) FROM t"), "3", "nothing shows before the commit");
+    applier.commit().await.unwrap();
+    let expected = "(1,x,1.00,{7})\n(2,y,20.00,{2})\n(4,\"it's \\\\ \"\"q\"\", {}\t\",,\"{1,2}\")\n(5,\"\",,)";
+    assert_eq!(pair.target_sql(all), expected);
+}
+
+#[tokio::test]
+async fn a_key_that_changes_is_found_by_what_it_was() {
+    let pair =
+        both_sides("CREATE TABLE t (a int PRIMARY KEY, b text); INSERT INTO t VALUES (1, 'one'), (2, 'two')").await;
+    let mut applier = begun(&pair).await;
+    let rows = Rows::new(&pair, "t", &["1|-", "10|-", "2|-", "20|zwei"]).await;
+    let images = rows.images();
+    let changes: Vec<RowChange<'_>> =
+        images.chunks(2).map(|pair| RowChange { old: Some(pair[0].clone()), new: Some(pair[1].clone()) }).collect();
+    let key = Key::Unique(&rows.table.primary_key);
+    assert_eq!(rows.change(&mut *applier, Op::Update, key, Conflict::Refuse, &changes).await.unwrap(), 2);
+    applier.commit().await.unwrap();
+    assert_eq!(pair.target_sql("SELECT * FROM t ORDER BY a"), "10|one\n20|zwei");
+}
+
+#[tokio::test]
+async fn rows_that_are_there_already_refuse_a_set_or_are_replaced() {
+    let pair = both_sides("CREATE TABLE t (a int PRIMARY KEY, b text); INSERT INTO t VALUES (1, 'old')").await;
+    let mut applier = begun(&pair).await;
+    let rows = Rows::new(&pair, "t", &["1|new", "2|new"]).await;
+    applier.savepoint().await.unwrap();
+    let error = rows.apply(&mut *applier, Op::Insert, Conflict::Refuse).await.unwrap_err();
+    assert_eq!((error.kind, error.sqlstate.as_deref()), (ErrorKind::Data, Some("23505")));
+    applier.back_to_savepoint().await.unwrap();
+    assert_eq!(rows.apply(&mut *applier, Op::Insert, Conflict::Replace).await.unwrap(), 2);
+    applier.commit().await.unwrap();
+    assert_eq!(pair.target_sql("SELECT * FROM t ORDER BY a"), "1|new\n2|new");
+    applier.begin().await.unwrap();
+    applier.truncate(&rows.table).await.unwrap();
+    applier.rollback().await.unwrap();
+    assert_eq!(pair.target_sql("SELECT count(*) FROM t"), "2");
+}
+
+#[tokio::test]
+async fn of_rows_that_are_alike_one_is_changed() {
+    let pair = both_sides(
+        "CREATE TABLE t (a int, p point, j json); INSERT INTO t VALUES (1, '(1,2)', '{}'), (1, '(1,2)', '{}'), (NULL, NULL, NULL)",
+    )
+    .await;
+    let mut applier = begun(&pair).await;
+    let rows = Rows::new(&pair, "t", &["1|(1,2)|{}", "1|(1,2)|{ }", "\\N|\\N|\\N"]).await;
+    let images = rows.images();
+    let key = Key::Any(&[0, 1, 2]);
+    let update = [RowChange { old: Some(images[0].clone()), new: Some(images[1].clone()) }];
+    assert_eq!(rows.change(&mut *applier, Op::Update, key, Conflict::Refuse, &update).await.unwrap(), 1);
+    let deletes = [0, 2, 2].map(|index: usize| RowChange { old: Some(images[index].clone()), new: None });
+    assert_eq!(rows.change(&mut *applier, Op::Delete, key, Conflict::Refuse, &deletes).await.unwrap(), 2);
+    applier.commit().await.unwrap();
+    assert_eq!(pair.target_sql("SELECT * FROM t"), "1|(1,2)|{ }");
+}
+
+#[tokio::test]
+async fn statements_are_prepared_once_and_kept_in_number() {
+    let pair = both_sides("CREATE TABLE t (a int PRIMARY KEY, b int, c int); INSERT INTO t VALUES (1, 1, 1)").await;
+    let mut applier = begun(&pair).await;
+    for image in ["1|2|-", "1|-|2", "1|3|3", "1|-|4", "1|5|-", "1|6|-"] {
+        let rows = Rows::new(&pair, "t", &[image]).await;
+        assert_eq!(rows.apply(&mut *applier, Op::Update, Conflict::Refuse).await.unwrap(), 1, "{image}");
+    }
+    let delete = Rows::new(&pair, "t", &["1|-|-"]).await;
+    assert_eq!(delete.apply(&mut *applier, Op::Delete, Conflict::Refuse).await.unwrap(), 1);
+    applier.commit().await.unwrap();
+}

@@ -1,0 +1,80 @@
+//! Places in a source's log.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A place in a source's log, in the engine's own terms: the native start point of `CdcStartPosition`.
+/// <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Task.CDC.html>
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Position {
+    /// A byte of PostgreSQL's write-ahead log: `4AF/B00000D0`.
+    Lsn(u64),
+    /// A byte of a file of MySQL's binary log: `mysql-bin-changelog.000024:373`.
+    Binlog { file: String, offset: u64 },
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Position::Lsn(lsn) => write!(f, "{:X}/{:X}", lsn >> 32, lsn & 0xffff_ffff),
+            Position::Binlog { file, offset } => write!(f, "{file}:{offset}"),
+        }
+    }
+}
+
+/// Text that names no place in any engine's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoPosition(String);
+
+impl fmt::Display for NoPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "'{}' is neither an LSN (4AF/B00000D0) nor a binlog position (mysql-bin.000024:373)", self.0)
+    }
+}
+
+impl std::error::Error for NoPosition {}
+
+impl FromStr for Position {
+    type Err = NoPosition;
+
+    fn from_str(text: &str) -> Result<Position, NoPosition> {
+        parse(text).ok_or_else(|| NoPosition(text.to_owned()))
+    }
+}
+
+fn parse(text: &str) -> Option<Position> {
+    if let Some((file, offset)) = text.rsplit_once(':') {
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let (_, number) = file.rsplit_once('.')?;
+        if !is_number(number) || !is_number(offset) {
+            return None;
+        }
+        return Some(Position::Binlog { file: file.to_owned(), offset: offset.parse().ok()? });
+    }
+    let half = |text: &str| match (1..=8).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        true => u64::from_str_radix(text, 16).ok(),
+        false => None,
+    };
+    let (high, low) = text.split_once('/')?;
+    Some(Position::Lsn(half(high)? << 32 | half(low)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_it_writes() {
+        for text in ["4AF/B00000D0", "0/0", "FFFFFFFF/FFFFFFFF", "mysql-bin-changelog.000024:373", "a:b.1:4"] {
+            assert_eq!(text.parse::<Position>().unwrap().to_string(), text);
+        }
+        assert_eq!("000004AF/B00000D0".parse(), Ok(Position::Lsn(0x4AF_B000_00D0)));
+    }
+
+    #[test]
+    fn refuses_what_names_no_place() {
+        for text in ["", "/", "1/", "123456789/0", "+1/0", "g/1", "1", "mysql-bin:4", "mysql-bin.1:", "mysql-bin.x:4"] {
+            assert_eq!(text.parse::<Position>(), Err(NoPosition(text.to_owned())));
+        }
+    }
+}

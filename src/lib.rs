@@ -35,6 +35,8 @@
 //!   of this crate.
 //!
 //! A row's way: `Source → Snapshot → Reader → Batch → Writer → Target`, driven by `replication::pump`, the one data loop.
+//! A change's way: `Source → ChangeReader → Changes → Applier → Target`; PostgreSQL has both ends of it, tasks do not take
+//! it yet.
 //!
 //! To add an operation: one line in the table of `control/mod.rs` and one function. To add an engine: one folder and one
 //! line in `connector::ENGINES`; endpoint checks, connection tests and the task runner all read that list.

@@ -1,7 +1,8 @@
 //! What every engine can do for a task, and the list of engines.
 //!
 //! One folder per engine family, each with the same files: `mod` (settings, prerequisites), `wire` (its protocol),
-//! `source` (catalog), `snapshot` (bulk read), `target` (bulk write), `type_map`. Connectors never import each other
+//! `source` (catalog), `snapshot` (bulk read), `changes` (the log), `target` and its writer (bulk write), `apply`
+//! (changes), `type_map`. Connectors never import each other
 //! and never look at table mappings: they are told which tables and columns to move.
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! PostgreSQL and its Aurora edition, as source and target of a full load.
+//! PostgreSQL and its Aurora edition, as source and target.
 //!
 //! Prerequisites, as for DMS
 //! (<https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Source.PostgreSQL.html>,

@@ -127,7 +127,9 @@ def test_the_log_warns_once_of_each_table_whose_lobs_are_cut(server, pair):
     for table, length in [("cut", 5000), ("whole", 1000)]:
         pair.source.create(table, LOB_COLUMNS)
         pair.source.insert(table, [(1, "x" * length, b"y" * length), (2, "x" * length, None)])
-    task = pair.task(settings={"TargetMetadata": {"LimitedSizeLobMode": True, "LobMaxSize": 1}})
+    # With a batch for each row.
+    limited = {"TargetMetadata": {"LimitedSizeLobMode": True, "LobMaxSize": 1}, "FullLoadSettings": {"CommitRate": 1}}
+    task = pair.task(settings=limited)
     task.finish()
     warnings = [line for line in entries(server, task) if line[1] == "W"]
     assert warnings == [

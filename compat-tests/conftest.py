@@ -7,6 +7,7 @@ a database server that is missing is an error, never a skip.
     DMS_LOCAL_BIN   the binary to test; otherwise the debug build in CARGO_TARGET_DIR or target/
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import itertools
@@ -189,8 +190,15 @@ class Server:
 
     def rss_mib(self):
         """Resident memory of the server process in MiB."""
+        return self._memory_mib("VmRSS")
+
+    def peak_mib(self):
+        """The most resident memory that the server process ever had, in MiB."""
+        return self._memory_mib("VmHWM")
+
+    def _memory_mib(self, kind):
         status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+) kB", status).group(1)) / 1024
+        return int(re.search(rf"{kind}:\s+(\d+) kB", status).group(1)) / 1024
 
 
 def _folder(prefix):
@@ -400,10 +408,17 @@ class Database:
 class Sandbox:
     """`dms-local sandbox`: throw-away database servers in a folder."""
 
-    size = ("--postgres", "2", "--mariadb", "2", "--fast")
-
-    def __init__(self, folder):
+    def __init__(self, folder, postgres, mariadb):
         self.folder = folder
+        self.size = ("--postgres", str(postgres), "--mariadb", str(mariadb), "--fast")
+
+    def databases(self):
+        """Starts the servers; the databases that they come with, by the names of the servers."""
+        fields = {field.name for field in dataclasses.fields(Database)}
+        return {
+            one["name"]: Database(sandbox=self, **{key: value for key, value in one.items() if key in fields})
+            for one in self.run("start", *self.size)["instances"]
+        }
 
     def run(self, verb, *arguments):
         """Runs the command; returns what it printed."""
@@ -427,11 +442,7 @@ class Databases:
 
     def __init__(self, sandbox):
         self.sandbox = sandbox
-        fields = {field.name for field in dataclasses.fields(Database)}
-        servers = {
-            one["name"]: Database(sandbox=sandbox, **{key: value for key, value in one.items() if key in fields})
-            for one in sandbox.run("start", *sandbox.size)["instances"]
-        }
+        servers = sandbox.databases()
         self.pg_source, self.pg_target = servers["postgres-1"], servers["postgres-2"]
         self.maria_source, self.maria_target = servers["mariadb-1"], servers["mariadb-2"]
 
@@ -446,19 +457,26 @@ class Databases:
 REMOVE_SANDBOX = 'cat >/dev/null; "$1" sandbox stop --delete --dir "$2" >/dev/null; rm -rf "$2"'
 
 
-@pytest.fixture(scope="session")
-def databases():
-    """The database servers that all tests share; see `Databases`."""
+@contextlib.contextmanager
+def temporary_sandbox(postgres=0, mariadb=0):
+    """A `Sandbox` that is removed after the context, however this process ends."""
     folder = _folder("dms-local-sandbox-")
     # In a session of its own, which a Ctrl-C does not reach: that is when it is needed.
     remover = subprocess.Popen(
         ["sh", "-c", REMOVE_SANDBOX, "sh", binary(), str(folder)], stdin=subprocess.PIPE, start_new_session=True
     )
     try:
-        yield Databases(Sandbox(folder))
+        yield Sandbox(folder, postgres, mariadb)
     finally:
         remover.stdin.close()
         remover.wait()
+
+
+@pytest.fixture(scope="session")
+def databases():
+    """The database servers that all tests share; see `Databases`."""
+    with temporary_sandbox(postgres=2, mariadb=2) as sandbox:
+        yield Databases(sandbox)
 
 
 # --- resources -------------------------------------------------------------------------------------------------------

@@ -107,6 +107,13 @@ def test_an_identifier_in_use_is_refused_in_any_case(stage):
         stage.create_task(ReplicationTaskIdentifier=identifier.upper())
 
 
+def test_a_resource_identifier_in_use_is_refused(stage):
+    taken = unique("taken")
+    stage.create_task(ResourceIdentifier=taken)
+    with fault(ALREADY_EXISTS, f'ReplicationTask "{taken}" already in use'):
+        stage.create_task(ResourceIdentifier=taken)
+
+
 @pytest.mark.parametrize("identifier", ["1abc", "-abc", "a--b", "abc-", "a_b", "a b", "a.b", "grün"])
 def test_an_identifier_that_breaks_the_rule_is_refused(stage, identifier):
     with fault(VALUE, IDENTIFIER_RULE.format(what="ReplicationTaskIdentifier")):

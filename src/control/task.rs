@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 use tokio::sync::mpsc;
 
 use super::context::Context;
-use super::identifier::{check_arn, identifier, new_arn, resource_id};
+use super::identifier::{already_in_use, check_arn, identifier, new_arn, resource_id};
 use super::listing::{FilterBy, Listing, PageSize, Paging, list};
 use super::status::{Before, Task, TaskEvent};
 use super::{Answer, connection, endpoint, instance, statistics, tag};
@@ -93,7 +93,7 @@ pub async fn create(context: &Context, request: CreateReplicationTaskMessage) ->
         body,
     };
     if !context.store().insert(&resource).await? {
-        return Err(already_exists(&resource.identifier, &resource.arn));
+        return Err(already_in_use(context, "ReplicationTask", &resource).await?);
     }
     context.store().set_tags(&arn, &tags).await?;
     transition(context, &arn, TaskEvent::Settle, |_| Ok(())).await?;

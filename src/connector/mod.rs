@@ -255,6 +255,7 @@ pub struct Written {
 
 /// Rows of one table of a target that change in one way. No two of them have the same key, so their order is nobody's
 /// business.
+#[derive(Clone, Copy)]
 pub struct ChangeSet<'a> {
     /// As the task sees it on the target.
     pub table: &'a TableSchema,
@@ -308,6 +309,10 @@ pub trait Applier: Send {
 
     /// Changes all the rows of a set or none. Gives how many rows of the target that were.
     async fn apply(&mut self, set: &ChangeSet<'_>) -> Result<u64>;
+
+    /// What [`apply`](Applier::apply) does with the first row of a set, as one statement with its values: for the
+    /// control table on the target only, never logged.
+    fn statement(&self, set: &ChangeSet<'_>) -> String;
 
     async fn truncate(&mut self, table: &TableSchema) -> Result<()>;
 

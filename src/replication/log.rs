@@ -21,6 +21,7 @@ pub enum Component {
     MetadataManager,
     SourceUnload,
     TargetLoad,
+    TargetApply,
 }
 
 impl Component {
@@ -31,6 +32,7 @@ impl Component {
             Component::MetadataManager => "METADATA_MANAGER",
             Component::SourceUnload => "SOURCE_UNLOAD",
             Component::TargetLoad => "TARGET_LOAD",
+            Component::TargetApply => "TARGET_APPLY",
         }
     }
 }

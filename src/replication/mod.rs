@@ -1,7 +1,9 @@
 //! Tasks at run time: what is loaded, in which order, and what happens when something fails.
 
+pub mod apply;
 mod full_load;
 mod log;
+mod net;
 mod policy;
 mod progress;
 mod pump;

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::settings::{ErrorBehavior, ErrorPolicy, TablePolicy};
-use crate::data::ErrorKind;
+use super::settings::{ConflictPolicy, ErrorBehavior, ErrorPolicy, EscalationPolicy, TablePolicy};
+use crate::data::{ErrorKind, Op};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -47,6 +47,28 @@ pub fn action(kind: ErrorKind, behavior: &ErrorBehavior, counts: Counts) -> Acti
             None => Action::StopTask,
         },
         ErrorKind::Fatal => Action::StopTask,
+    }
+}
+
+/// Decides on one change that could not be applied. `errors` are those of its table before.
+pub fn apply_action(op: Op, kind: ErrorKind, behavior: &ErrorBehavior, errors: u64) -> Action {
+    let policy = match (kind, op) {
+        (ErrorKind::Table, _) => return behavior.table_error_policy.into(),
+        (_, Op::Insert) => behavior.apply_error_insert_policy,
+        (_, Op::Update) => behavior.apply_error_update_policy,
+        (_, Op::Delete) => behavior.apply_error_delete_policy,
+    };
+    let action = match policy {
+        ConflictPolicy::IgnoreRecord => Action::Ignore,
+        ConflictPolicy::LogError | ConflictPolicy::InsertRecord | ConflictPolicy::UpdateRecord => Action::Log,
+        ConflictPolicy::SuspendTable => return Action::SuspendTable,
+        ConflictPolicy::StopTask => return Action::StopTask,
+    };
+    match behavior.apply_error_escalation_policy {
+        _ if !reached(errors, behavior.apply_error_escalation_count) => action,
+        EscalationPolicy::LogError => Action::Log,
+        EscalationPolicy::SuspendTable => Action::SuspendTable,
+        EscalationPolicy::StopTask => Action::StopTask,
     }
 }
 

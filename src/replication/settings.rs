@@ -13,8 +13,8 @@ use std::fmt;
 use serde_json::{Map, Value as Json};
 
 pub use typed::{
-    ConflictPolicy, ControlTables, ErrorBehavior, ErrorPolicy, EscalationPolicy, EventPolicy, FullLoad, LobMode,
-    Logging, Severity, TablePolicy, TargetMetadata, TaskSettings,
+    ChangeProcessing, ConflictPolicy, ControlTables, ErrorBehavior, ErrorPolicy, EscalationPolicy, EventPolicy,
+    FullLoad, LobMode, Logging, Severity, TablePolicy, TargetMetadata, TaskSettings,
 };
 
 /// The largest document that is read, in bytes. AWS states no limit; the default document has under 5,000.

@@ -24,6 +24,8 @@ pub struct PostgresApplier {
     statements_max: usize,
     /// Types of the columns that tables have.
     types: HashMap<TableName, HashMap<String, TargetColumn>>,
+    /// There is one in the transaction.
+    savepoint: bool,
 }
 
 impl PostgresApplier {
@@ -39,6 +41,7 @@ impl PostgresApplier {
             statements: 0,
             statements_max: statements_max.max(1),
             types: HashMap::new(),
+            savepoint: false,
         })
     }
 
@@ -220,6 +223,7 @@ impl PostgresApplier {
 #[async_trait]
 impl Applier for PostgresApplier {
     async fn begin(&mut self) -> Result<()> {
+        self.savepoint = false;
         self.client.query("BEGIN").await.map(drop)
     }
 
@@ -238,12 +242,46 @@ impl Applier for PostgresApplier {
         outcome.map_err(doing)
     }
 
+    fn statement(&self, set: &ChangeSet<'_>) -> String {
+        let Some(row) = set.rows.first() else { return String::new() };
+        let table = sql::table(&set.table.name);
+        let name = |index: usize| sql::identifier(&set.table.columns[index].name);
+        let text = |value: Value<'_>| {
+            let mut text = Vec::new();
+            encode_unescaped(value, &mut text);
+            let known = !matches!(value, Value::Null | Value::Absent);
+            if known { sql::literal(&String::from_utf8_lossy(&text)) } else { "NULL".into() }
+        };
+        let (Key::Unique(key) | Key::Any(key)) = set.key;
+        let found_by: Vec<String> =
+            key.iter().map(|index| format!("{} = {}", name(*index), text(key_value(set, row, *index)))).collect();
+        let found_by = found_by.join(" AND ");
+        let written = (0..set.table.columns.len()).filter(|index| new_value(set, row, *index) != Value::Absent);
+        let written: Vec<(String, String)> =
+            written.map(|index| (name(index), text(new_value(set, row, index)))).collect();
+        match set.op {
+            Op::Insert => {
+                let (names, values): (Vec<String>, Vec<String>) = written.into_iter().unzip();
+                format!("INSERT INTO {table} ({}) VALUES ({})", names.join(", "), values.join(", "))
+            }
+            Op::Update => {
+                let pairs: Vec<String> = written.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+                format!("UPDATE {table} SET {} WHERE {found_by}", pairs.join(", "))
+            }
+            Op::Delete => format!("DELETE FROM {table} WHERE {found_by}"),
+        }
+    }
+
     async fn truncate(&mut self, table: &TableSchema) -> Result<()> {
         self.client.query_untimed(&format!("TRUNCATE {}", sql::table(&table.name))).await.map(drop)
     }
 
     async fn savepoint(&mut self) -> Result<()> {
-        self.client.query("SAVEPOINT dms").await.map(drop)
+        // One at a time: the server keeps all that are not released.
+        let release = if self.savepoint { "RELEASE SAVEPOINT dms; " } else { "" };
+        self.client.query(&format!("{release}SAVEPOINT dms")).await?;
+        self.savepoint = true;
+        Ok(())
     }
 
     async fn back_to_savepoint(&mut self) -> Result<()> {

@@ -19,6 +19,8 @@ pub struct TaskSettings {
     pub error_behavior: ErrorBehavior,
     #[serde(rename = "ControlTablesSettings")]
     pub control_tables: ControlTables,
+    #[serde(rename = "ChangeProcessingTuning")]
+    pub change_processing: ChangeProcessing,
     #[serde(rename = "Logging")]
     pub logging: Logging,
 }
@@ -49,6 +51,16 @@ pub struct FullLoad {
     pub transaction_consistency_timeout_s: u64,
     /// Records transferred together, 1 to 50,000.
     pub commit_rate: usize,
+}
+
+/// <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Tasks.CustomizingTasks.TaskSettings.ChangeProcessingTuning.html>
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ChangeProcessing {
+    /// Changes that a transaction of the target holds at least when more are at hand.
+    pub min_transaction_size: usize,
+    /// Prepared statements kept on the target, 0 to 200.
+    pub statement_cache_size: usize,
 }
 
 fn prepare_mode<'de, D: Deserializer<'de>>(word: D) -> Result<PrepareMode, D::Error> {

@@ -1,0 +1,185 @@
+//! Changes from a real server to a real server.
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::super::settings;
+use super::*;
+use crate::connector::testing::postgres::{PostgresServer, postgres_server};
+use crate::connector::{Beginning, Capture, ChangeReader, Source, engine};
+
+/// A source and a target with the same tables, and the log between them.
+struct Pair {
+    server: &'static PostgresServer,
+    from: String,
+    to: String,
+    source: Box<dyn Source>,
+    target: Box<dyn Target>,
+    capture: Capture,
+    beginning: Position,
+    rules: Rules,
+}
+
+impl Pair {
+    async fn new(tables: &str, settings: serde_json::Value) -> Pair {
+        let server = postgres_server();
+        let (from, to) = (server.create_database(), server.create_database());
+        server.sql(&from, tables);
+        server.sql(&to, tables);
+        let postgres = engine("postgres").unwrap();
+        let source = (postgres.open_source)(server.connection(&from));
+        let names = server
+            .sql(&from, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'");
+        let capture = Capture {
+            task: from.clone(),
+            tables: names.lines().map(|name| TableName::new("public", name)).collect(),
+            selects: Arc::new(|name| name.schema == "public"),
+            format: Format::Text,
+            batch_bytes: 1 << 14,
+        };
+        let Beginning { position, .. } = source.begin_capture(&capture, 1).await.unwrap();
+        let mappings = serde_json::json!({ "rules": [{
+            "rule-type": "selection", "rule-id": "1", "rule-name": "1", "rule-action": "include",
+            "object-locator": { "schema-name": "public", "table-name": "%" }
+        }]});
+        let context = settings::Context { replication_instance_identifier: "ri", task_resource_id: "TASK" };
+        let settings = settings::create(Some(&settings.to_string()), context).unwrap();
+        Pair {
+            target: (postgres.open_target)(server.connection(&to)),
+            server,
+            from,
+            to,
+            source,
+            capture,
+            beginning: position,
+            rules: Rules {
+                task: "task".into(),
+                mapping: Mapping::parse(&mappings.to_string()).unwrap(),
+                settings: TaskSettings::from_canonical(&settings).unwrap(),
+                log: Arc::new(TaskLog::nowhere()),
+                format: Format::Text,
+            },
+        }
+    }
+
+    fn both(&self, sql: &str) -> (String, String) {
+        (self.server.sql(&self.from, sql), self.server.sql(&self.to, sql))
+    }
+
+    /// Applies the log until the place where it is now; gives the counts by table.
+    async fn catch_up(&self, tolerant: bool) -> Vec<(String, Counts, Counts)> {
+        let mut apply = Apply::start(&self.rules, &*self.target, tolerant).await.unwrap();
+        let mut reader = self.source.changes(&self.capture, &self.beginning).await.unwrap();
+        let end = lsn(&self.server.sql(&self.from, "SELECT pg_current_wal_flush_lsn()").parse().unwrap());
+        while self.next(&mut *reader, &mut apply).await < end {}
+        let counts = apply.counts().map(|(name, captured, applied)| (name.table.clone(), captured, applied));
+        counts.collect()
+    }
+
+    async fn next(&self, reader: &mut dyn ChangeReader, apply: &mut Apply<'_>) -> u64 {
+        let mut piece = Changes::default();
+        reader.next(&mut piece).await.unwrap();
+        let idle = piece.entries.is_empty() || matches!(piece.entries.last(), Some(Entry::Commit { .. }));
+        apply.take(piece, idle).await.unwrap().as_ref().map_or(0, lsn)
+    }
+}
+
+fn lsn(position: &Position) -> u64 {
+    match position {
+        Position::Lsn(lsn) => *lsn,
+        Position::Binlog { .. } => 0,
+    }
+}
+
+const TABLES: &str = "
+    CREATE TABLE keyed (id int PRIMARY KEY, a text, b numeric(9, 2), big text);
+    ALTER TABLE keyed ALTER big SET STORAGE EXTERNAL;
+    CREATE TABLE twice (x text, y int, v int, PRIMARY KEY (y, x));
+    CREATE TABLE whole (a int, b text); ALTER TABLE whole REPLICA IDENTITY FULL;
+    CREATE TABLE log (a int, b text);";
+
+/// Some transactions of everything, some of which are rolled back.
+fn workload(random: &mut StdRng, transactions: usize) -> String {
+    let mut sql = String::new();
+    for _ in 0..transactions {
+        sql.push_str("BEGIN;\n");
+        for _ in 0..random.random_range(1..12) {
+            let (id, n) = (random.random_range(0..40), random.random_range(0..1000));
+            let statement = match random.random_range(0..14) {
+                0..3 => {
+                    format!("INSERT INTO keyed VALUES ({id}, 'n{n}', {n}, repeat('{n}', 3000)) ON CONFLICT DO NOTHING")
+                }
+                3..5 => format!("UPDATE keyed SET a = 'it''s \\ {n}' WHERE id = {id}"),
+                5 => format!("UPDATE keyed SET b = NULL, big = NULL WHERE id = {id}"),
+                6 => format!("DELETE FROM keyed WHERE id = {id}"),
+                7 => format!(
+                    "UPDATE keyed SET id = {n} WHERE id = {id} AND NOT EXISTS (SELECT FROM keyed WHERE id = {n})"
+                ),
+                8 => format!(
+                    "INSERT INTO twice VALUES ('k{id}', {id}, {n}) ON CONFLICT (y, x) DO UPDATE SET v = EXCLUDED.v"
+                ),
+                9 => format!("DELETE FROM twice WHERE y = {id}"),
+                10 => format!("INSERT INTO whole VALUES ({id}, NULL), ({id}, NULL), ({id}, 'x')"),
+                11 => {
+                    format!("UPDATE whole SET b = 'y{n}' WHERE ctid = (SELECT ctid FROM whole WHERE a = {id} LIMIT 1)")
+                }
+                12 => format!("DELETE FROM whole WHERE ctid = (SELECT ctid FROM whole WHERE a = {id} LIMIT 1)"),
+                _ => format!("INSERT INTO log SELECT {n}, 'l' FROM generate_series(1, {})", random.random_range(1..50)),
+            };
+            sql.push_str(&statement);
+            sql.push_str(";\n");
+        }
+        sql.push_str(if random.random_ratio(1, 8) { "ROLLBACK;\n" } else { "COMMIT;\n" });
+    }
+    sql
+}
+
+const ALL: &str =
+    "SELECT md5(string_agg(r, '|' ORDER BY r COLLATE \"C\")) FROM (SELECT 'k' || t::text AS r FROM keyed t
+    UNION ALL SELECT 't' || t::text FROM twice t UNION ALL SELECT 'w' || t::text FROM whole t
+    UNION ALL SELECT 'l' || t::text FROM log t) r";
+
+#[tokio::test]
+async fn whatever_happened_on_the_source_is_so_on_the_target() {
+    for (seed, size) in [(1, 1), (2, 1000), (3, 50)] {
+        let settings = serde_json::json!({ "ChangeProcessingTuning": { "MinTransactionSize": size } });
+        let pair = Pair::new(TABLES, settings).await;
+        pair.server.sql(&pair.from, &workload(&mut StdRng::seed_from_u64(seed), 150));
+        let counts = pair.catch_up(false).await;
+        let (source, target) = pair.both(ALL);
+        assert_eq!(source, target, "seed {seed}");
+        for (table, captured, applied) in &counts {
+            assert_eq!(captured, applied, "{table}");
+        }
+        assert_eq!(counts.len(), 4);
+        assert_eq!(pair.server.sql(&pair.to, "SELECT to_regclass('public.awsdms_apply_exceptions')"), "");
+        // The log again, from its beginning: nothing that has a key is harmed.
+        pair.catch_up(true).await;
+        let keyed =
+            "SELECT md5(string_agg(r, '|' ORDER BY r COLLATE \"C\")) FROM (SELECT 'k' || t::text AS r FROM keyed t
+            UNION ALL SELECT 't' || t::text FROM twice t) r";
+        let (source, target) = pair.both(keyed);
+        assert_eq!(source, target, "seed {seed}, again");
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_is_refused_is_recorded_and_takes_no_other_along() {
+    let pair = Pair::new("CREATE TABLE t (a int PRIMARY KEY, b int)", serde_json::json!({})).await;
+    pair.server.sql(&pair.to, "INSERT INTO t VALUES (2, 22); ALTER TABLE t ADD CHECK (b <> 13)");
+    pair.server.sql(
+        &pair.from,
+        "BEGIN; INSERT INTO t VALUES (1, 1), (2, 2), (3, 13), (4, 4); UPDATE t SET b = 5 WHERE a = 3;
+         UPDATE t SET b = 7 WHERE a = 4; DELETE FROM t WHERE a = 1; COMMIT",
+    );
+    let counts = pair.catch_up(false).await;
+    assert_eq!(pair.server.sql(&pair.to, "SELECT * FROM t ORDER BY a"), "2|22\n4|7");
+    let recorded = "SELECT \"STATEMENT\" FROM awsdms_apply_exceptions ORDER BY 1";
+    let expected = "INSERT INTO \"public\".\"t\" (\"a\", \"b\") VALUES ('2', '2')\n\
+        INSERT INTO \"public\".\"t\" (\"a\", \"b\") VALUES ('3', '13')\n\
+        UPDATE \"public\".\"t\" SET \"a\" = '3', \"b\" = '5' WHERE \"a\" = '3'";
+    assert_eq!(pair.server.sql(&pair.to, recorded), expected);
+    let (_, captured, applied) = &counts[0];
+    assert_eq!(*captured, Counts { inserts: 4, updates: 2, deletes: 1 });
+    assert_eq!(*applied, Counts { inserts: 2, updates: 1, deletes: 1 });
+}

@@ -271,15 +271,16 @@ impl<'a> Apply<'a> {
     /// Makes all that is complete durable and gives its place. Must not be called inside a transaction of the source.
     async fn commit(&mut self) -> Result<Option<Position>> {
         self.flush().await?;
+        if !self.exceptions.is_empty() {
+            // Before the commit: rather told twice than lost.
+            let schema = &self.rules.settings.control_tables.control_schema;
+            self.target.record_exceptions(schema, &std::mem::take(&mut self.exceptions)).await?;
+        }
         if self.stage != Stage::None {
             self.applier.commit().await?;
             self.stage = Stage::None;
         }
         self.changes = 0;
-        if !self.exceptions.is_empty() {
-            let schema = &self.rules.settings.control_tables.control_schema;
-            self.target.record_exceptions(schema, &std::mem::take(&mut self.exceptions)).await?;
-        }
         Ok(self.complete.take())
     }
 

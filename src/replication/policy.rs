@@ -60,6 +60,7 @@ pub fn apply_action(op: Op, kind: ErrorKind, behavior: &ErrorBehavior, errors: u
     };
     let action = match policy {
         ConflictPolicy::IgnoreRecord => Action::Ignore,
+        // The last two have had their way before: the change failed in spite of it.
         ConflictPolicy::LogError | ConflictPolicy::InsertRecord | ConflictPolicy::UpdateRecord => Action::Log,
         ConflictPolicy::SuspendTable => return Action::SuspendTable,
         ConflictPolicy::StopTask => return Action::StopTask,

@@ -16,6 +16,10 @@ use crate::data::{Error, Format, Op, Result, TableName, TableSchema, Value};
 /// prepared statement outlives what it was made for.
 const SESSION: &str = "SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off";
 
+/// Since when there is a compiler, which takes what is turned off for so expensive that it is worth its tens of
+/// milliseconds.
+const JIT_SINCE: u32 = 110_000;
+
 pub struct PostgresApplier {
     client: Client,
     /// Names of prepared statements by their text.
@@ -31,6 +35,9 @@ pub struct PostgresApplier {
 impl PostgresApplier {
     pub async fn start(mut client: Client, format: Format, statements_max: usize) -> Result<PostgresApplier> {
         client.query(SESSION).await?;
+        if client.version() >= JIT_SINCE {
+            client.query("SET jit = off").await?;
+        }
         if format == Format::Text {
             // As the source wrote it.
             client.query("SET lc_monetary = 'C'").await?;

@@ -59,7 +59,7 @@ impl PostgresServer {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let config = format!(
             "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nfsync = off\nssl = on\n\
-             wal_level = logical\nmax_connections = 200\nshared_buffers = 64MB\nmax_wal_size = 2GB\n\
+             wal_level = logical\nmax_replication_slots = 100\nmax_wal_senders = 100\nmax_connections = 200\nshared_buffers = 64MB\nmax_wal_size = 2GB\n\
              wal_writer_delay = 10s\n"
         );
         fs::write(directory.join("extra.conf"), config).unwrap();

@@ -163,6 +163,7 @@ async fn whatever_happened_on_the_source_is_so_on_the_target() {
             UNION ALL SELECT 't' || t::text FROM twice t) r";
         let (source, target) = pair.both(keyed);
         assert_eq!(source, target, "seed {seed}, again");
+        pair.source.end_capture(&pair.capture).await.unwrap();
     }
 }
 

@@ -100,9 +100,10 @@ impl Context {
     }
 
     /// A running task whose `running` the user has seen: the next describe waits for its end, so that botocore's
-    /// waiters, which look every 15 seconds, meet the end of a short load at their first look.
+    /// waiters, which look every 15 seconds, meet the end of a short load at their first look. One whose runner has gone
+    /// has ended but for its status.
     pub fn ends_soon(&self, arn: &str, status: &str) -> bool {
-        status == "running" && self.shared.runners().get(arn).is_some_and(|runner| *runner.seen_running.borrow())
+        status == "running" && self.shared.runners().get(arn).is_none_or(|runner| *runner.seen_running.borrow())
     }
 
     /// Waits until a describe has shown that the task runs, at most the settle time: otherwise a load of a few

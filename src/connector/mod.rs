@@ -128,6 +128,28 @@ pub trait Source: Send + Sync {
         Err(Error::fatal(NO_LOG))
     }
 
+    /// The same without a snapshot, and from any place that the source still has: what a task without a full load
+    /// begins with.
+    async fn begin_capture_at(&self, _: &Capture, _start: &StartPoint) -> Result<Position> {
+        Err(Error::fatal(NO_LOG))
+    }
+
+    /// Opens a snapshot for tables that are loaded while a capture goes on: all that is before its position in the log
+    /// shows in it, and nothing else.
+    async fn snapshot_in_log(&self, _: &Capture, _readers: usize) -> Result<Beginning> {
+        Err(Error::fatal(NO_LOG))
+    }
+
+    /// Where the log ends at the moment.
+    async fn log_end(&self) -> Result<Position> {
+        Err(Error::fatal(NO_LOG))
+    }
+
+    /// Takes tables that a capture did not begin with into it.
+    async fn adopt(&self, _: &Capture, _tables: &[TableName]) -> Result<Adoption> {
+        Ok(Adoption::InLog)
+    }
+
     /// Reads the log from a place where a capture began or was confirmed.
     async fn changes(&self, _: &Capture, _from: &Position) -> Result<Box<dyn ChangeReader>> {
         Err(Error::fatal(NO_LOG))
@@ -181,14 +203,37 @@ pub trait Reader: Send {
 pub struct Capture {
     /// The tail of the task's ARN, after which what the task needs on the source is named.
     pub task: String,
-    /// The tables to begin with.
-    pub tables: Vec<TableName>,
+    /// The tables as they are at the place from which the log is read, as far as they are known: what the log shows of
+    /// them that is otherwise came by a DDL statement after that place.
+    pub tables: Vec<TableSchema>,
     /// Tells tables that are captured, also those that come into being later.
     pub selects: Arc<dyn Fn(&TableName) -> bool + Send + Sync>,
     /// [`Format::Values`] or [`Format::Text`].
     pub format: Format,
+    /// Values of LOB columns longer than this many bytes are cut (`LimitedSizeLobMode`); `None` keeps them whole.
+    pub lob_bytes_max: Option<u64>,
     /// A piece of the log ends when it holds this many bytes, or at the end of a transaction when nothing more is there.
     pub batch_bytes: usize,
+}
+
+/// Where a capture without a full load begins.
+/// <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Task.CDC.html>
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartPoint {
+    /// With the next transaction.
+    Now,
+    /// With the first transaction that committed at this time or later, in microseconds since 1970.
+    Time(i64),
+    At(Position),
+}
+
+/// How tables get into a capture that they were not in from its beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adoption {
+    /// The log has all of their rows' changes since they were made.
+    InLog,
+    /// The log has them only from now on: they must be loaded from a [`Source::snapshot_in_log`] taken after this.
+    FromNow,
 }
 
 /// Where a capture begins: the state of the database that the snapshot shows is that of the log at `position`.
@@ -301,6 +346,37 @@ pub enum Conflict {
     Replace,
 }
 
+/// A change of a table's definition, in the names and columns of the target.
+#[derive(Clone, Copy, Debug)]
+pub enum TableChange<'a> {
+    /// As [`Target::prepare`] makes it; one that is there already is left as it is.
+    Create(&'a TableSchema),
+    Drop(&'a TableName),
+    Rename {
+        from: &'a TableName,
+        to: &'a TableName,
+    },
+    /// At the end of the table. `table` is the table as it is afterwards.
+    AddColumn {
+        table: &'a TableSchema,
+        column: usize,
+    },
+    DropColumn {
+        table: &'a TableName,
+        column: &'a str,
+    },
+    RenameColumn {
+        table: &'a TableName,
+        from: &'a str,
+        to: &'a str,
+    },
+    /// The column keeps its values as far as the new type takes them. `table` is the table as it is afterwards.
+    RetypeColumn {
+        table: &'a TableSchema,
+        column: usize,
+    },
+}
+
 /// A session that changes rows in transactions. After an error there is only [`Applier::back_to_savepoint`] or
 /// [`Applier::rollback`].
 #[async_trait]
@@ -315,6 +391,9 @@ pub trait Applier: Send {
     fn statement(&self, set: &ChangeSet<'_>) -> String;
 
     async fn truncate(&mut self, table: &TableSchema) -> Result<()>;
+
+    /// Changes a table's definition. An engine whose DDL ends transactions commits what is before it, and begins anew.
+    async fn change_table(&mut self, change: &TableChange<'_>) -> Result<()>;
 
     /// Marks the place to come back to; there is one, the last.
     async fn savepoint(&mut self) -> Result<()>;
@@ -362,6 +441,12 @@ pub trait Target: Send + Sync {
     /// (`StatementCacheSize`).
     async fn applier(&self, _: Format, _statements_max: usize) -> Result<Box<dyn Applier>> {
         Err(Error::fatal("changes cannot be applied to this engine"))
+    }
+
+    /// `CHECKPOINT` of a task in `awsdms_txn_state` of the control schema (empty: the engine's default); `None` when it
+    /// has none.
+    async fn recovery_checkpoint(&self, _control_schema: &str, _task: &str) -> Result<Option<String>> {
+        Ok(None)
     }
 
     /// Writes lines into `awsdms_apply_exceptions` of the control schema (empty: the engine's default), creating the

@@ -21,6 +21,31 @@ pub struct TableVersion {
     pub identity: Vec<usize>,
 }
 
+/// What a statement of the source did to a captured table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ddl {
+    /// The table is new.
+    Create(Arc<TableVersion>),
+    Drop,
+    /// The table is called as in this version now; both names are captured.
+    Rename(Arc<TableVersion>),
+    Alter {
+        /// The table afterwards.
+        version: Arc<TableVersion>,
+        /// In the order in which they are to be done.
+        columns: Vec<ColumnChange>,
+    },
+}
+
+/// Numbers are places among the columns of the table as it is after the whole statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ColumnChange {
+    Add { column: usize },
+    Drop { name: String },
+    Rename { from: String, column: usize },
+    Retype { column: usize },
+}
+
 /// The rows of [`Changes::rows`] are whole images in the columns of the table's version; what the log does not have of
 /// them is [`Value::Absent`](super::Value::Absent).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +65,11 @@ pub enum Entry {
     },
     Truncate {
         table: u32,
+    },
+    /// The table's definition changes here, by a statement of the source. The rows after it are of the new version.
+    Ddl {
+        table: u32,
+        ddl: Ddl,
     },
     /// The end of a transaction. All entries since the one before are its.
     Commit {

@@ -9,7 +9,7 @@ mod schema;
 mod value;
 
 pub use batch::{Batch, Format, Row};
-pub use changes::{Changes, Entry, Op, TableVersion};
+pub use changes::{Changes, ColumnChange, Ddl, Entry, Op, TableVersion};
 pub use error::{Error, ErrorKind, Result};
 pub use position::{NoPosition, Position};
 pub use schema::{Column, DataType, Family, TableKind, TableName, TableSchema};

@@ -1,5 +1,6 @@
 //! Places in a source's log.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -11,6 +12,26 @@ pub enum Position {
     Lsn(u64),
     /// A byte of a file of MySQL's binary log: `mysql-bin-changelog.000024:373`.
     Binlog { file: String, offset: u64 },
+}
+
+/// Places of one log are ordered; those of different engines, or of binary logs of different names, are not.
+impl PartialOrd for Position {
+    fn partial_cmp(&self, other: &Position) -> Option<Ordering> {
+        match (self, other) {
+            (Position::Lsn(one), Position::Lsn(other)) => Some(one.cmp(other)),
+            (Position::Binlog { file: one, offset }, Position::Binlog { file: other, offset: other_offset }) => {
+                let ((base, number), (other_base, other_number)) = (file_number(one)?, file_number(other)?);
+                (base == other_base).then(|| number.cmp(&other_number).then(offset.cmp(other_offset)))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// `mysql-bin.000024` is number 24 of its kind.
+fn file_number(file: &str) -> Option<(&str, u64)> {
+    let (base, number) = file.rsplit_once('.')?;
+    Some((base, number.parse().ok()?))
 }
 
 impl fmt::Display for Position {
@@ -69,6 +90,17 @@ mod tests {
             assert_eq!(text.parse::<Position>().unwrap().to_string(), text);
         }
         assert_eq!("000004AF/B00000D0".parse(), Ok(Position::Lsn(0x4AF_B000_00D0)));
+    }
+
+    #[test]
+    fn places_of_one_log_are_ordered() {
+        let place = |text: &str| text.parse::<Position>().unwrap();
+        for (one, other) in [("0/2", "0/10"), ("1/0", "A/0"), ("b.9:500", "b.10:4"), ("b.000010:9", "b.10:10")] {
+            assert!(place(one) < place(other), "{one} {other}");
+        }
+        for (one, other) in [("0/2", "b.1:2"), ("a.1:1", "b.1:1")] {
+            assert_eq!(place(one).partial_cmp(&place(other)), None);
+        }
     }
 
     #[test]

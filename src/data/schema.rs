@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// A schema and a table name, exactly as the database spells them. For MySQL the schema is the database.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TableName {
     pub schema: String,
     pub table: String,
@@ -22,7 +24,7 @@ impl fmt::Display for TableName {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TableKind {
     Table,
     View,
@@ -30,7 +32,7 @@ pub enum TableKind {
 
 /// Engines that share native types, their text forms and their SQL: rows between two engines of one family keep their
 /// native types and lose nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Family {
     PostgreSql,
     MySql,
@@ -38,7 +40,7 @@ pub enum Family {
 
 /// DMS's own data types, the middle between a source's and a target's.
 /// <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Reference.DataTypes.html>
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DataType {
     Boolean,
     Int1,
@@ -88,7 +90,7 @@ impl DataType {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     pub name: String,
     pub data_type: DataType,
@@ -101,7 +103,7 @@ pub struct Column {
     pub generated: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableSchema {
     pub name: TableName,
     pub kind: TableKind,

@@ -145,6 +145,7 @@ impl<'a> Apply<'a> {
                     self.partial = true;
                     self.truncate(table as usize).await?;
                 }
+                Entry::Ddl { .. } => return Err(Error::fatal("statements that define tables are not applied yet")),
                 Entry::Commit { position, .. } => {
                     self.partial = false;
                     self.complete = Some(position);

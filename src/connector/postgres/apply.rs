@@ -9,7 +9,7 @@ use super::copy::{encode_unescaped, encode_values};
 use super::sql;
 use super::target::TargetColumn;
 use super::wire::{Client, Loaded};
-use crate::connector::{Applier, ChangeSet, Conflict, Key, RowChange};
+use crate::connector::{Applier, ChangeSet, Conflict, Key, RowChange, TableChange};
 use crate::data::{Error, Format, Op, Result, TableName, TableSchema, Value};
 
 /// Rows are found by the key's index, whatever the planner believes of a table that has only begun to grow: the plan of a
@@ -281,6 +281,10 @@ impl Applier for PostgresApplier {
 
     async fn truncate(&mut self, table: &TableSchema) -> Result<()> {
         self.client.query_untimed(&format!("TRUNCATE {}", sql::table(&table.name))).await.map(drop)
+    }
+
+    async fn change_table(&mut self, _: &TableChange<'_>) -> Result<()> {
+        Err(Error::table("definitions of tables cannot be changed yet"))
     }
 
     async fn savepoint(&mut self) -> Result<()> {

@@ -82,9 +82,9 @@ async fn publish(client: &mut Client, capture: &Capture) -> Result<()> {
              FROM (VALUES {}) AS w (place, nspname, relname) \
              LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = w.nspname \
              LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.relname ORDER BY w.place",
-            sql::numbered(&capture.tables)
+            sql::numbered(capture.tables.iter().map(|table| &table.name))
         );
-        for (name, row) in capture.tables.iter().zip(client.query(&identified).await?) {
+        for (name, row) in capture.tables.iter().map(|table| &table.name).zip(client.query(&identified).await?) {
             if row[0].as_deref() == Some("t") {
                 lists[usize::from(row[1].as_deref() != Some("t"))].push(sql::table(name));
             }

@@ -29,13 +29,13 @@ impl Pair {
         }
         let postgres = engine("postgres").unwrap();
         let source = (postgres.open_source)(server.connection(&from));
-        let names = server
-            .sql(&from, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'");
+        let tables = source.describe(&source.tables().await.unwrap()).await.unwrap();
         let capture = Capture {
             task: from.clone(),
-            tables: names.lines().map(|name| TableName::new("public", name)).collect(),
+            tables,
             selects: Arc::new(|name| name.schema == "public"),
             format: Format::Text,
+            lob_bytes_max: None,
             batch_bytes: 1 << 14,
         };
         let Beginning { position, .. } = source.begin_capture(&capture, 1).await.unwrap();

@@ -16,21 +16,22 @@ struct Log {
     resume: Option<Position>,
 }
 
-fn capture(pair: &Pair, format: Format) -> Capture {
-    let names =
-        pair.source_sql("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'");
+async fn capture(pair: &Pair, format: Format) -> Capture {
+    let tables = pair.source.tables().await.unwrap();
+    let tables: Vec<TableEntry> = tables.into_iter().filter(|table| table.name.schema == "public").collect();
     Capture {
         task: format!("TASK{}", pair.source_database.to_uppercase()),
-        tables: names.lines().map(|name| TableName::new("public", name)).collect(),
+        tables: pair.source.describe(&tables).await.unwrap(),
         selects: Arc::new(|name| name.schema == "public"),
         format,
+        lob_bytes_max: None,
         batch_bytes: 1 << 20,
     }
 }
 
 impl Log {
     async fn begin(pair: &Pair, format: Format) -> (Log, Box<dyn Snapshot>) {
-        let capture = capture(pair, format);
+        let capture = capture(pair, format).await;
         let Beginning { snapshot, position } = pair.source.begin_capture(&capture, 1).await.unwrap();
         (Log::from(pair, capture, &position).await, snapshot)
     }
@@ -73,6 +74,7 @@ impl Log {
                 let name = name(self, *table);
                 writeln!(told, "{op:?} {name} {}->{}", row(old), row(new)).unwrap();
             }
+            Entry::Ddl { table, ddl } => writeln!(told, "{ddl:?} {}", name(self, *table)).unwrap(),
             Entry::Truncate { table } => writeln!(told, "Truncate {}", name(self, *table)).unwrap(),
             Entry::Commit { transaction, time, .. } => {
                 let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();

@@ -32,6 +32,29 @@ enum Kind {
     DateTime,
 }
 
+/// In the order of their numbers.
+const KINDS: [Kind; 12] = [
+    Kind::Absent,
+    Kind::Null,
+    Kind::Bool,
+    Kind::Int,
+    Kind::UInt,
+    Kind::Real,
+    Kind::Numeric,
+    Kind::String,
+    Kind::Bytes,
+    Kind::Date,
+    Kind::Time,
+    Kind::DateTime,
+];
+
+/// A cell as bytes: its word, its length and its kind.
+const CELL_BYTES: usize = 13;
+
+pub(super) fn take_u64(bytes: &mut &[u8]) -> Option<u64> {
+    bytes.split_off(..8)?.first_chunk().map(|number| u64::from_le_bytes(*number))
+}
+
 /// Sixteen bytes per value: numbers in place, everything else as a range of the arena.
 #[derive(Clone, Copy, Debug)]
 struct Cell {
@@ -184,6 +207,57 @@ impl Batch {
         self.cells_of(start, self.row_ends[index] as usize)
     }
 
+    /// Appends the batch as bytes that [`Batch::read_from`] takes back.
+    pub fn write_to(&self, out: &mut Vec<u8>) {
+        for count in [self.arena.len(), self.cells.len(), self.row_ends.len()] {
+            out.extend_from_slice(&(count as u64).to_le_bytes());
+        }
+        out.extend_from_slice(&self.truncated.to_le_bytes());
+        out.extend_from_slice(&[self.format as u8, self.continues.into(), self.open.into()]);
+        out.extend_from_slice(&self.arena);
+        for cell in &self.cells {
+            out.extend_from_slice(&cell.word.to_le_bytes());
+            out.extend_from_slice(&cell.len.to_le_bytes());
+            out.push(cell.kind as u8);
+        }
+        for end in &self.row_ends {
+            out.extend_from_slice(&end.to_le_bytes());
+        }
+    }
+
+    /// Reads what [`Batch::write_to`] has written off the front of `bytes`; `None` when it is anything else.
+    pub fn read_from(bytes: &mut &[u8]) -> Option<Batch> {
+        let (arena_len, cell_count, row_count) = (take_u64(bytes)?, take_u64(bytes)?, take_u64(bytes)?);
+        let truncated = take_u64(bytes)?;
+        let [format, continues, open] = *bytes.split_off(..3)? else { return None };
+        let format = *[Format::Values, Format::Text, Format::PostgresCopy].get(usize::from(format))?;
+        let arena = bytes.split_off(..usize::try_from(arena_len).ok()?)?.to_vec();
+        let cell = |bytes: &[u8]| {
+            let (word, rest) = bytes.split_first_chunk()?;
+            let (len, rest) = rest.split_first_chunk()?;
+            let (word, len) = (u64::from_le_bytes(*word), u32::from_le_bytes(*len));
+            let kind = *KINDS.get(usize::from(*rest.first()?))?;
+            let end = word.checked_add(len.into())?;
+            let held = !matches!(kind, Kind::Numeric | Kind::String | Kind::Bytes) || end <= arena.len() as u64;
+            held.then_some(Cell { word, len, kind })
+        };
+        let cells = bytes.split_off(..usize::try_from(cell_count).ok()?.checked_mul(CELL_BYTES)?)?;
+        let cells: Vec<Cell> = cells.chunks(CELL_BYTES).map(cell).collect::<Option<_>>()?;
+        let row_ends = bytes.split_off(..usize::try_from(row_count).ok()?.checked_mul(4)?)?;
+        let row_ends: Vec<u32> =
+            row_ends.chunks(4).map(|end| end.first_chunk().map(|end| u32::from_le_bytes(*end))).collect::<Option<_>>()?;
+        let ordered = row_ends.is_sorted() && row_ends.last().is_none_or(|end| *end as usize <= cells.len());
+        ordered.then_some(Batch {
+            format,
+            arena,
+            cells,
+            row_ends,
+            continues: continues != 0,
+            open: open != 0,
+            truncated,
+        })
+    }
+
     /// The values of the row that does not end in this batch; empty unless the batch is open.
     pub fn open_row(&self) -> Row<'_> {
         let start = self.row_ends.last().map_or(0, |end| *end as usize);
@@ -266,6 +340,35 @@ mod tests {
             assert_eq!(batch.row(index).collect::<Vec<_>>(), *row);
         }
         assert_eq!(batch.open_row().count(), 0);
+    }
+
+    #[test]
+    fn comes_back_from_bytes_and_takes_nothing_else() {
+        let mut batch = Batch::new();
+        batch.clear(Format::Text);
+        for row in 0..3 {
+            batch.push(Value::Int(row));
+            batch.push(Value::String(b"text"));
+            batch.push(Value::Absent);
+            batch.end_row();
+        }
+        batch.add_truncated(2);
+        let mut bytes = Vec::new();
+        batch.write_to(&mut bytes);
+        for end in 0..bytes.len() {
+            assert!(Batch::read_from(&mut &bytes[..end]).is_none());
+        }
+        bytes.extend_from_slice(b"rest");
+        let mut from = bytes.as_slice();
+        let again = Batch::read_from(&mut from).unwrap();
+        assert_eq!(from, b"rest");
+        assert_eq!((again.format(), again.rows(), again.truncated()), (Format::Text, 3, 2));
+        for row in 0..3 {
+            assert_eq!(again.row(row).collect::<Vec<_>>(), batch.row(row).collect::<Vec<_>>());
+        }
+        for (kind, number) in KINDS.iter().zip(0..) {
+            assert_eq!(*kind as u8, number);
+        }
     }
 
     #[test]

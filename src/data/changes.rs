@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use super::batch::take_u64;
 use super::{Batch, Format, Position, TableSchema};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
     Insert,
     Update,
@@ -12,7 +15,7 @@ pub enum Op {
 }
 
 /// What a table looks like from here on in the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableVersion {
     /// In the order of the log's rows, which is not that of the catalog after a column was dropped.
     pub schema: TableSchema,
@@ -22,7 +25,7 @@ pub struct TableVersion {
 }
 
 /// What a statement of the source did to a captured table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ddl {
     /// The table is new.
     Create(Arc<TableVersion>),
@@ -38,7 +41,7 @@ pub enum Ddl {
 }
 
 /// Numbers are places among the columns of the table as it is after the whole statement.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ColumnChange {
     Add { column: usize },
     Drop { name: String },
@@ -48,7 +51,7 @@ pub enum ColumnChange {
 
 /// The rows of [`Changes::rows`] are whole images in the columns of the table's version; what the log does not have of
 /// them is [`Value::Absent`](super::Value::Absent).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Entry {
     /// Comes before the first row of a table, and again whenever its columns have changed.
     Table {
@@ -108,8 +111,109 @@ impl Changes {
         self.rows.bytes() + self.entries.len() * size_of::<Entry>()
     }
 
+    /// Appends it as bytes that [`Changes::read_from`] takes back.
+    pub fn write_to(&self, out: &mut Vec<u8>) {
+        self.rows.write_to(out);
+        out.extend_from_slice(&(self.entries.len() as u64).to_le_bytes());
+        let number = |row: Option<u32>| row.unwrap_or(NO_ROW).to_le_bytes();
+        for entry in &self.entries {
+            match entry {
+                // Nearly all are this.
+                Entry::Row { table, op, old, new } => {
+                    out.push(*op as u8);
+                    out.extend_from_slice(&table.to_le_bytes());
+                    out.extend_from_slice(&number(*old));
+                    out.extend_from_slice(&number(*new));
+                }
+                other => {
+                    out.push(OTHER);
+                    write_json(other, out);
+                }
+            }
+        }
+        write_json(&self.resume, out);
+    }
+
+    /// Reads what [`Changes::write_to`] has written; `None` when it is anything else.
+    pub fn read_from(mut bytes: &[u8]) -> Option<Changes> {
+        let rows = Batch::read_from(&mut bytes)?;
+        let count = take_u64(&mut bytes)?;
+        let mut entries = Vec::new();
+        for _ in 0..count {
+            let kind = *bytes.split_off_first()?;
+            if kind == OTHER {
+                entries.push(read_json(&mut bytes)?);
+                continue;
+            }
+            let op = *[Op::Insert, Op::Update, Op::Delete].get(usize::from(kind))?;
+            let mut number = || bytes.split_off(..4)?.first_chunk().map(|number| u32::from_le_bytes(*number));
+            let (table, old, new) = (number()?, number()?, number()?);
+            let row = |row: u32| (row != NO_ROW).then_some(row);
+            entries.push(Entry::Row { table, op, old: row(old), new: row(new) });
+        }
+        let resume = read_json(&mut bytes)?;
+        Some(Changes { rows, entries, resume })
+    }
+
     /// The number that the row begun now will have.
     pub fn next_row(&self) -> u32 {
         self.rows.rows() as u32
+    }
+}
+
+/// Stands for an image that is not there; no piece of a log has so many rows.
+const NO_ROW: u32 = u32::MAX;
+
+/// Marks entries that are no rows.
+const OTHER: u8 = u8::MAX;
+
+fn write_json(value: &impl Serialize, out: &mut Vec<u8>) {
+    // Schemas and places always have a JSON form; what could not be written would not be read either.
+    let json = serde_json::to_vec(value).unwrap_or_default();
+    out.extend_from_slice(&(json.len() as u64).to_le_bytes());
+    out.extend_from_slice(&json);
+}
+
+fn read_json<T: for<'a> Deserialize<'a>>(bytes: &mut &[u8]) -> Option<T> {
+    let len = usize::try_from(take_u64(bytes)?).ok()?;
+    serde_json::from_slice(bytes.split_off(..len)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Family, TableKind, TableName, Value};
+
+    #[test]
+    fn comes_back_from_bytes() {
+        let schema = TableSchema {
+            name: TableName::new("s", "t"),
+            kind: TableKind::Table,
+            family: Family::MySql,
+            columns: Vec::new(),
+            primary_key: vec![0],
+            unique_key: Vec::new(),
+            rows_estimate: 0,
+        };
+        let version = Arc::new(TableVersion { schema, identity: vec![0] });
+        let mut changes = Changes::default();
+        changes.clear(Format::Values);
+        changes.entries.push(Entry::Table { table: 3, version: version.clone() });
+        for (op, old, new) in [(Op::Insert, None, Some(0)), (Op::Update, Some(0), Some(1)), (Op::Delete, Some(1), None)]
+        {
+            changes.rows.push(Value::Int(7));
+            changes.rows.end_row();
+            changes.entries.push(Entry::Row { table: 3, op, old, new });
+        }
+        changes.entries.push(Entry::Ddl { table: 3, ddl: Ddl::Rename(version) });
+        let position = Position::Binlog { file: "b.1".into(), offset: 4 };
+        changes.entries.push(Entry::Commit { transaction: 9, time: -5, position: position.clone() });
+        changes.resume = Some(position);
+        let mut bytes = Vec::new();
+        changes.write_to(&mut bytes);
+        let again = Changes::read_from(&bytes).unwrap();
+        assert_eq!((&again.entries, &again.resume), (&changes.entries, &changes.resume));
+        assert_eq!(again.rows.row(2).get(0), Value::Int(7));
+        assert!(Changes::read_from(&bytes[..bytes.len() - 1]).is_none());
     }
 }

@@ -4,9 +4,12 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// A place in a source's log, in the engine's own terms: the native start point of `CdcStartPosition`.
 /// <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Task.CDC.html>
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum Position {
     /// A byte of PostgreSQL's write-ahead log: `4AF/B00000D0`.
     Lsn(u64),
@@ -54,6 +57,20 @@ impl fmt::Display for NoPosition {
 }
 
 impl std::error::Error for NoPosition {}
+
+impl From<Position> for String {
+    fn from(position: Position) -> String {
+        position.to_string()
+    }
+}
+
+impl TryFrom<String> for Position {
+    type Error = NoPosition;
+
+    fn try_from(text: String) -> Result<Position, NoPosition> {
+        text.parse()
+    }
+}
 
 impl FromStr for Position {
     type Err = NoPosition;

@@ -1,6 +1,7 @@
 //! Tasks at run time: what is loaded, in which order, and what happens when something fails.
 
 pub mod apply;
+mod checkpoint;
 mod full_load;
 mod log;
 mod net;
@@ -10,6 +11,7 @@ mod pump;
 pub mod settings;
 #[cfg(test)]
 mod simulation;
+mod spool;
 mod task;
 
 pub use log::TaskLog;

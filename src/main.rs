@@ -35,22 +35,23 @@ async fn run(serve: Serve) -> anyhow::Result<()> {
     start_log(&serve)?;
     // Passwords are in the store: what this process writes is for its user only.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    let ephemeral_logs = std::env::temp_dir().join(format!("dms-local-{}", std::process::id()));
+    let ephemeral = std::env::temp_dir().join(format!("dms-local-{}", std::process::id()));
     // Held until the end: two processes on one folder would run every task twice.
     let mut _lock = None;
-    let (store, log_dir) = match serve.ephemeral {
-        true => (Store::in_memory().await.context("open a store in memory")?, ephemeral_logs.clone()),
+    let (store, folder) = match serve.ephemeral {
+        true => (Store::in_memory().await.context("open a store in memory")?, ephemeral.clone()),
         false => {
             let folder = &serve.data_dir;
             _lock = Some(lock_data_dir(folder)?);
             let path = folder.join("state.db");
             let store = Store::open(&path).await.with_context(|| format!("open the store {}", path.display()))?;
-            (store, folder.join("logs"))
+            (store, folder.clone())
         }
     };
     let listener = TcpListener::bind(serve.listen).await.with_context(|| format!("listen on {}", serve.listen))?;
     let address = listener.local_addr().context("read the port")?;
-    let settings = Settings { settle: serve.settle, log_dir };
+    let log_dir = if serve.ephemeral { folder.clone() } else { folder.join("logs") };
+    let settings = Settings { settle: serve.settle, log_dir, spool_dir: folder.join("spool") };
     let control = Control::start(store, settings).await.map_err(|fault| anyhow::anyhow!(fault.message))?;
     let control = Arc::new(control);
     // Whoever started this waits for the line; that it has gone is not our trouble.
@@ -65,7 +66,7 @@ async fn run(serve: Serve) -> anyhow::Result<()> {
     control.stop().await;
     if serve.ephemeral {
         // There is none when no task has run.
-        let _ = std::fs::remove_dir_all(ephemeral_logs);
+        let _ = std::fs::remove_dir_all(ephemeral);
     }
     Ok(())
 }

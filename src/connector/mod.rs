@@ -13,6 +13,7 @@ pub mod postgres;
 #[cfg(test)]
 pub mod testing;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -206,6 +207,9 @@ pub struct Capture {
     /// The tables as they are at the place from which the log is read, as far as they are known: what the log shows of
     /// them that is otherwise came by a DDL statement after that place.
     pub tables: Vec<TableSchema>,
+    /// Tables of which nothing is wanted that committed before a place: they were loaded as they were there, and are in
+    /// `tables` as they are there.
+    pub loaded_at: HashMap<TableName, Position>,
     /// Tells tables that are captured, also those that come into being later.
     pub selects: Arc<dyn Fn(&TableName) -> bool + Send + Sync>,
     /// [`Format::Values`] or [`Format::Text`].

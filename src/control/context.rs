@@ -18,6 +18,8 @@ pub struct Settings {
     pub settle: Duration,
     /// The folder of the task logs.
     pub log_dir: PathBuf,
+    /// The folder for changes that wait for their target and are too many for memory.
+    pub spool_dir: PathBuf,
 }
 
 /// The control plane's shared state.
@@ -33,6 +35,8 @@ pub struct Shared {
 /// A task that runs, and whether the user has been shown that it does.
 pub struct Runner {
     pub handle: TaskHandle,
+    /// It does not run until it is stopped.
+    ends_by_itself: bool,
     seen_running: watch::Sender<bool>,
 }
 
@@ -103,7 +107,8 @@ impl Context {
     /// waiters, which look every 15 seconds, meet the end of a short load at their first look. One whose runner has gone
     /// has ended but for its status.
     pub fn ends_soon(&self, arn: &str, status: &str) -> bool {
-        status == "running" && self.shared.runners().get(arn).is_none_or(|runner| *runner.seen_running.borrow())
+        let ends = |runner: &Runner| runner.ends_by_itself && *runner.seen_running.borrow();
+        status == "running" && self.shared.runners().get(arn).is_none_or(ends)
     }
 
     /// Waits until a describe has shown that the task runs, at most the settle time: otherwise a load of a few
@@ -115,8 +120,8 @@ impl Context {
         }
     }
 
-    pub fn add_runner(&self, arn: &str, handle: TaskHandle) {
-        let runner = Runner { handle, seen_running: watch::Sender::new(false) };
+    pub fn add_runner(&self, arn: &str, handle: TaskHandle, ends_by_itself: bool) {
+        let runner = Runner { handle, ends_by_itself, seen_running: watch::Sender::new(false) };
         self.shared.runners().insert(arn.to_owned(), runner);
     }
 

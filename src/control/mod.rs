@@ -11,6 +11,7 @@ mod endpoint_settings;
 mod identifier;
 mod instance;
 mod listing;
+mod running;
 mod schema;
 mod statistics;
 mod status;

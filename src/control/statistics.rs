@@ -10,8 +10,8 @@ use super::{Answer, task};
 use crate::api::shapes::{DescribeTableStatisticsMessage, ReloadTablesMessage};
 use crate::api::{Fault, Timestamp};
 use crate::data::TableName;
-use crate::replication::{TableProgress, TableState};
-use crate::store::TableRecord;
+use crate::replication::{Checkpoint, InLog, TableProgress, TableState, recovery_checkpoint};
+use crate::store::{Resource, TableRecord};
 
 const PAGE: PageSize = PageSize { default: 100, min: 20, max: 500 };
 
@@ -77,12 +77,14 @@ pub async fn reload(context: &Context, request: ReloadTablesMessage) -> Answer {
     }
 }
 
-/// Writes changed tables to the store and the sums of all to the task. `all` is what this run has reported so far.
+/// Writes changed tables to the store, and the sums of all and the checkpoint to the task. `all` is what this run has
+/// reported so far.
 pub async fn store(
     context: &Context,
     task_arn: &str,
     all: &mut Vec<TableProgress>,
     changed: Vec<(usize, TableProgress)>,
+    checkpoint: Option<Checkpoint>,
 ) -> Result<(), Fault> {
     let records: Vec<TableRecord> = changed.iter().map(|(index, table)| record(*index, table)).collect();
     for (index, table) in changed {
@@ -92,12 +94,22 @@ pub async fn store(
             None => all.push(table),
         }
     }
-    context.store().put_tables(task_arn, &records).await?;
-    let updated = context.store().update(task_arn, |task| {
+    let change = |task: &mut Resource| {
         sum_up(&mut task.body["ReplicationTaskStats"], all);
-        Ok::<_, Fault>(())
-    });
-    updated.await?.unwrap_or(Ok(()))
+        if let Some(checkpoint) = checkpoint {
+            task.body["RecoveryCheckpoint"] = recovery_checkpoint(&checkpoint.position).into();
+            task.spec["Checkpoint"] = json!({ "Position": checkpoint.position, "Clean": checkpoint.clean });
+        }
+    };
+    context.store().put_progress(task_arn, &records, change).await?;
+    Ok(())
+}
+
+/// Where an earlier run of a task left the source's log.
+pub fn checkpoint(task: &Resource) -> Option<Checkpoint> {
+    let kept = &task.spec["Checkpoint"];
+    let position = serde_json::from_value(kept["Position"].clone()).ok()?;
+    Some(Checkpoint { position, clean: kept["Clean"] == json!(true) })
 }
 
 /// The stop date and the elapsed time of a run that is over.
@@ -157,14 +169,14 @@ fn record(index: usize, table: &TableProgress) -> TableRecord {
     let mut body = json!({
         "SchemaName": table.name.schema,
         "TableName": table.name.table,
-        "Inserts": 0,
-        "Deletes": 0,
-        "Updates": 0,
-        "Ddls": 0,
-        "AppliedInserts": 0,
-        "AppliedDeletes": 0,
-        "AppliedUpdates": 0,
-        "AppliedDdls": 0,
+        "Inserts": table.captured.inserts,
+        "Deletes": table.captured.deletes,
+        "Updates": table.captured.updates,
+        "Ddls": table.captured.ddls,
+        "AppliedInserts": table.in_log.applied.inserts,
+        "AppliedDeletes": table.in_log.applied.deletes,
+        "AppliedUpdates": table.in_log.applied.updates,
+        "AppliedDdls": table.in_log.applied.ddls,
         "FullLoadRows": table.rows,
         "FullLoadCondtnlChkFailedRows": 0,
         // AWS fills this for DynamoDB targets only; a refused row shows in awsdms_apply_exceptions.
@@ -190,6 +202,10 @@ fn record(index: usize, table: &TableProgress) -> TableRecord {
         state: table.state.as_str().into(),
         body,
         target_was_empty: table.target_was_empty,
+        in_log: match table.in_log == InLog::default() {
+            true => String::new(),
+            false => serde_json::to_string(&table.in_log).unwrap_or_default(),
+        },
     }
 }
 
@@ -199,7 +215,10 @@ pub fn progress(record: &TableRecord) -> Option<TableProgress> {
         let seconds = record.body.get(member)?.as_f64()?;
         SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
     };
+    let in_log: InLog = serde_json::from_str(&record.in_log).unwrap_or_default();
     Some(TableProgress {
+        captured: in_log.captured,
+        in_log,
         state: TableState::of(&record.state)?,
         rows: record.body["FullLoadRows"].as_u64().unwrap_or_default(),
         started: time("FullLoadStartTime"),
@@ -213,6 +232,7 @@ pub fn progress(record: &TableRecord) -> Option<TableProgress> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Position;
 
     fn table(state: TableState, rows: u64, rows_estimate: u64) -> TableProgress {
         TableProgress { state, rows, rows_estimate, ..TableProgress::new(TableName::new("s", "t")) }
@@ -240,8 +260,11 @@ mod tests {
         before.started = Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_250));
         before.reloaded = true;
         before.target_was_empty = true;
+        before.in_log.captured.inserts = 3;
+        before.in_log.loaded_at = Some(Position::Lsn(7));
         let after = progress(&record(3, &before)).unwrap();
         assert_eq!((after.state, after.rows, after.reloaded), (TableState::Completed, 7, true));
         assert_eq!((after.started, after.target_was_empty), (before.started, true));
+        assert_eq!((after.captured.inserts, after.in_log), (3, before.in_log));
     }
 }

@@ -1,18 +1,16 @@
 //! Replication tasks: what they are, and starting, stopping and changing them. Running them is `replication`'s work;
 //! its reports come back here and become statuses and statistics.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::{Value as Json, json};
-use tokio::sync::mpsc;
 
 use super::context::Context;
-use super::identifier::{already_in_use, check_arn, identifier, new_arn, resource_id};
+use super::identifier::{already_in_use, check_arn, identifier, new_arn};
 use super::listing::{FilterBy, Listing, PageSize, Paging, list};
+use super::running::{bad_position, clean_source, delete_log, launch, log_names, log_path};
 use super::status::{Before, Task, TaskEvent};
-use super::{Answer, connection, endpoint, instance, statistics, tag};
+use super::{Answer, connection, endpoint, instance, tag};
 use crate::api::shapes::{
     CreateReplicationTaskMessage, DeleteReplicationTaskMessage, DescribeReplicationTasksMessage,
     ModifyReplicationTaskMessage, StartReplicationTaskMessage, StopReplicationTaskMessage,
@@ -20,7 +18,7 @@ use crate::api::shapes::{
 use crate::api::{Fault, Timestamp};
 use crate::mapping::{Mapping, MappingError};
 use crate::replication::settings::{self, SettingsError, TaskSettings};
-use crate::replication::{self, Outcome, Report, Side, TableProgress, TaskLog, TaskSpec};
+use crate::replication::{Migration, start_point, stop_point};
 use crate::store::{Filter, Kind, Resource};
 
 const IDENTIFIER_MAX: usize = 255;
@@ -61,7 +59,7 @@ pub async fn create(context: &Context, request: CreateReplicationTaskMessage) ->
         )));
     }
     check_migration_type(&request.migration_type)?;
-    check_positions(request.cdc_start_time.is_some(), request.cdc_start_position.as_deref())?;
+    let positions = Positions::of(request.cdc_start_time, request.cdc_start_position, request.cdc_stop_position)?;
     Mapping::parse(&request.table_mappings).map_err(mapping_fault)?;
     let tags = tag::checked(request.tags.as_deref())?;
     let arn = new_arn(&context.owner, "task", request.resource_identifier.as_deref())?;
@@ -81,8 +79,7 @@ pub async fn create(context: &Context, request: CreateReplicationTaskMessage) ->
         "ReplicationTaskArn": arn,
     });
     set_optional(&mut body, "TaskData", request.task_data);
-    set_optional(&mut body, "CdcStartPosition", start_position(request.cdc_start_time, request.cdc_start_position));
-    set_optional(&mut body, "CdcStopPosition", request.cdc_stop_position);
+    positions.write_to(&mut body);
     let resource = Resource {
         arn: arn.clone(),
         owner: context.owner.clone(),
@@ -124,35 +121,11 @@ fn drop_settings(body: &str) -> String {
 pub async fn start(context: &Context, request: StartReplicationTaskMessage) -> Answer {
     let arn = &request.replication_task_arn;
     let task = find(context, arn).await?;
-    check_positions(request.cdc_start_time.is_some(), request.cdc_start_position.as_deref())?;
+    let positions = Positions::of(request.cdc_start_time, request.cdc_start_position, request.cdc_stop_position)?;
     if Task::of(&task.status).and_then(|status| status.after(TaskEvent::Start)).is_none() {
         return Err(Fault::invalid_resource_state("Replication Task cannot be started, invalid state"));
     }
-    let ran_before = runs(&task) > 0;
-    let fresh = match request.start_replication_task_type.as_str() {
-        "start-replication" if ran_before => {
-            return Err(Fault::invalid_parameter_combination(
-                "Start Type : START_REPLICATION, valid only for tasks running for the first time",
-            ));
-        }
-        "start-replication" => true,
-        // The words for these two on a first run are guessed from the ones above.
-        "resume-processing" if !ran_before => {
-            return Err(Fault::invalid_parameter_combination(
-                "Start Type : RESUME_PROCESSING, not valid for tasks running for the first time",
-            ));
-        }
-        "reload-target" if !ran_before => {
-            return Err(Fault::invalid_parameter_combination(
-                "Start Type : RELOAD_TARGET, not valid for tasks running for the first time",
-            ));
-        }
-        "resume-processing" => false,
-        "reload-target" => true,
-        other => {
-            return Err(Fault::invalid_parameter_value(format!("StartReplicationTaskType {other} is invalid")));
-        }
-    };
+    let fresh = is_fresh(&request.start_replication_task_type, &task, &positions)?;
     check_connections(context, &task).await?;
     let body = transition(context, arn, TaskEvent::Start, |task| {
         let now = json!(Timestamp::from(SystemTime::now()));
@@ -160,7 +133,11 @@ pub async fn start(context: &Context, request: StartReplicationTaskMessage) -> A
             true => now.clone(),
             false => task.body["ReplicationTaskStats"].get("FreshStartDate").cloned().unwrap_or(now.clone()),
         };
+        let before = task.body["StopReason"].as_str().unwrap_or_default();
+        let went_on = ["Stop Reason STOPPED_AFTER_FULL_LOAD", "Stop Reason STOPPED_AFTER_CACHED_EVENTS"];
+        task.spec["StopsAfterLoad"] = json!(fresh || !went_on.contains(&before));
         task.spec["Runs"] = json!(runs(task) + 1);
+        positions.write_to(&mut task.body);
         task.body["ReplicationTaskStartDate"] = now.clone();
         task.body["ReplicationTaskStats"] = json!({
             "FullLoadProgressPercent": 0,
@@ -175,6 +152,12 @@ pub async fn start(context: &Context, request: StartReplicationTaskMessage) -> A
         if let Json::Object(members) = &mut task.body {
             members.shift_remove("StopReason");
             members.shift_remove("LastFailureMessage");
+            if fresh {
+                members.shift_remove("RecoveryCheckpoint");
+            }
+        }
+        if fresh && let Json::Object(spec) = &mut task.spec {
+            spec.remove("Checkpoint");
         }
         Ok(())
     })
@@ -185,6 +168,29 @@ pub async fn start(context: &Context, request: StartReplicationTaskMessage) -> A
     }
     launch(context, arn).await?;
     Ok(answer(body))
+}
+
+/// Whether a start begins from nothing, as its type says.
+fn is_fresh(start_type: &str, task: &Resource, positions: &Positions) -> Result<bool, Fault> {
+    let ran_before = runs(task) > 0;
+    let is_cdc = task.body["MigrationType"] == "cdc";
+    let refused = |what: &str| Err(Fault::invalid_parameter_combination(format!("Start Type : {what}")));
+    match start_type {
+        // "For a CDC-only task, start-replication can be used again to start at a position", says the API reference.
+        "start-replication" if ran_before && !(is_cdc && positions.start.is_some()) => {
+            refused("START_REPLICATION, valid only for tasks running for the first time")
+        }
+        "start-replication" => Ok(true),
+        // The words for these on a first run, and for reload-target without a load, are guessed from the ones above.
+        "resume-processing" if !ran_before => {
+            refused("RESUME_PROCESSING, not valid for tasks running for the first time")
+        }
+        "reload-target" if !ran_before => refused("RELOAD_TARGET, not valid for tasks running for the first time"),
+        "reload-target" if is_cdc => refused("RELOAD_TARGET, not valid for tasks of migration type cdc"),
+        "resume-processing" => Ok(false),
+        "reload-target" => Ok(true),
+        other => Err(Fault::invalid_parameter_value(format!("StartReplicationTaskType {other} is invalid"))),
+    }
 }
 
 pub async fn stop(context: &Context, request: StopReplicationTaskMessage) -> Answer {
@@ -223,7 +229,7 @@ pub async fn modify(context: &Context, request: ModifyReplicationTaskMessage) ->
     if let Some(migration_type) = &request.migration_type {
         check_migration_type(migration_type)?;
     }
-    check_positions(request.cdc_start_time.is_some(), request.cdc_start_position.as_deref())?;
+    let positions = Positions::of(request.cdc_start_time, request.cdc_start_position, request.cdc_stop_position)?;
     if let Some(mappings) = &request.table_mappings {
         Mapping::parse(mappings).map_err(mapping_fault)?;
     }
@@ -265,12 +271,7 @@ pub async fn modify(context: &Context, request: ModifyReplicationTaskMessage) ->
         set_optional(&mut task.body, "MigrationType", request.migration_type);
         set_optional(&mut task.body, "TableMappings", request.table_mappings);
         set_optional(&mut task.body, "ReplicationTaskSettings", merged);
-        set_optional(
-            &mut task.body,
-            "CdcStartPosition",
-            start_position(request.cdc_start_time, request.cdc_start_position),
-        );
-        set_optional(&mut task.body, "CdcStopPosition", request.cdc_stop_position);
+        positions.write_to(&mut task.body);
         set_optional(&mut task.body, "TaskData", request.task_data);
         Ok(())
     })
@@ -291,11 +292,19 @@ async fn change_severity(context: &Context, arn: &str, merged: String) -> Answer
 
 pub async fn delete(context: &Context, request: DeleteReplicationTaskMessage) -> Answer {
     let arn = &request.replication_task_arn;
-    find(context, arn).await?;
+    let task = find(context, arn).await?;
     let body = transition(context, arn, TaskEvent::Delete, |_| Ok(())).await?;
-    context.store().delete(arn).await?;
-    context.changed();
+    tokio::spawn(finish_deletion(context.clone(), task));
     Ok(answer(body))
+}
+
+/// The source is cleared before the task is gone: whoever sees it gone finds nothing of it there.
+async fn finish_deletion(context: Context, task: Resource) {
+    clean_source(&context, &task).await;
+    if let Err(error) = context.store().delete(&task.arn).await {
+        tracing::error!(task = task.identifier, %error, "cannot delete the task");
+    }
+    context.changed();
 }
 
 /// The task of this ARN, if it is the caller's.
@@ -334,7 +343,10 @@ pub async fn recover(context: &Context, task: &Resource) -> Result<(), Fault> {
         })
         .await
         .map(drop),
-        Some(Task::Deleting) => Ok(context.store().delete(arn).await.map(drop)?),
+        Some(Task::Deleting) => {
+            tokio::spawn(finish_deletion(context.clone(), task.clone()));
+            Ok(())
+        }
         Some(Task::Ready | Task::Stopped | Task::Failed) | None => Ok(()),
     }
 }
@@ -342,99 +354,8 @@ pub async fn recover(context: &Context, task: &Resource) -> Result<(), Fault> {
 /// Statuses that a restart has to look after.
 pub const INTERRUPTED: [&str; 6] = ["creating", "modifying", "starting", "running", "stopping", "deleting"];
 
-/// Runs a task that is `starting` (or was running when the last process ended) and takes up its reports.
-async fn launch(context: &Context, arn: &str) -> Result<(), Fault> {
-    let task = find(context, arn).await?;
-    match task_spec(context, &task).await {
-        Ok(spec) => {
-            let (handle, reports) = replication::start(spec);
-            context.add_runner(arn, handle);
-            tokio::spawn(take_up(context.clone(), arn.to_owned(), reports));
-            Ok(())
-        }
-        Err(fault) => {
-            let message = format!("Last Error  {} Stop Reason FATAL_ERROR Error Level FATAL", fault.message);
-            fail(context, arn, message).await
-        }
-    }
-}
-
-async fn task_spec(context: &Context, task: &Resource) -> Result<TaskSpec, Fault> {
-    let text = |member: &str| task.body[member].as_str().unwrap_or_default();
-    let side = async |parameter: &str| -> Result<Side, Fault> {
-        let found = endpoint::find(context, parameter, text(parameter)).await?;
-        Ok(Side { engine: endpoint::runtime_engine(&found)?, connection: endpoint::connection(&found) })
-    };
-    let settings = TaskSettings::from_canonical(text("ReplicationTaskSettings")).map_err(settings_fault)?;
-    let instance = instance::find(context, text("ReplicationInstanceArn")).await?;
-    let path = log_path(context, &instance, &task.arn);
-    let log = TaskLog::open(&path, settings.logging.clone()).unwrap_or_else(|error| {
-        tracing::warn!(path = %path.display(), %error, "cannot open task log");
-        TaskLog::nowhere()
-    });
-    let tables = context.store().tables(&task.arn).await?;
-    Ok(TaskSpec {
-        resource_id: resource_id(&task.arn).to_owned(),
-        identifier: task.identifier.clone(),
-        source: side("SourceEndpointArn").await?,
-        target: side("TargetEndpointArn").await?,
-        mapping: Mapping::parse(text("TableMappings")).map_err(mapping_fault)?,
-        settings,
-        tables: tables.iter().filter_map(statistics::progress).collect(),
-        log: Arc::new(log),
-    })
-}
-
-/// Turns a runner's reports into statuses and statistics until its last one.
-async fn take_up(context: Context, arn: String, mut reports: mpsc::Receiver<Report>) {
-    let mut tables: Vec<TableProgress> = Vec::new();
-    while let Some(report) = reports.recv().await {
-        let taken = match report {
-            Report::Running => transition(&context, &arn, TaskEvent::Run, |_| Ok(())).await.map(drop),
-            Report::Tables(changed) => statistics::store(&context, &arn, &mut tables, changed).await,
-            Report::Finished(outcome) => finished(&context, &arn, outcome).await,
-        };
-        if let Err(fault) = taken {
-            tracing::debug!(arn, code = fault.code, message = fault.message, "a task's report was not taken up");
-        }
-    }
-}
-
-async fn finished(context: &Context, arn: &str, outcome: Outcome) -> Result<(), Fault> {
-    match outcome {
-        Outcome::Stopped(reason) => {
-            context.running_was_seen(arn).await;
-            context.remove_runner(arn);
-            transition(context, arn, TaskEvent::End, |task| {
-                task.body["StopReason"] = format!("Stop Reason {}", reason.as_str()).into();
-                statistics::ended(&mut task.body["ReplicationTaskStats"]);
-                Ok(())
-            })
-            .await
-            .map(drop)
-        }
-        Outcome::Failed(message) => {
-            context.running_was_seen(arn).await;
-            context.remove_runner(arn);
-            fail(context, arn, message).await
-        }
-    }
-}
-
-/// A failed task shows the same text twice, as AWS does.
-async fn fail(context: &Context, arn: &str, message: String) -> Result<(), Fault> {
-    transition(context, arn, TaskEvent::Fail, |task| {
-        task.body["StopReason"] = message.clone().into();
-        task.body["LastFailureMessage"] = message.into();
-        statistics::ended(&mut task.body["ReplicationTaskStats"]);
-        Ok(())
-    })
-    .await
-    .map(drop)
-}
-
 /// Moves a task to the status that follows the event and lets `change` alter it, in one transaction.
-async fn transition(
+pub async fn transition(
     context: &Context,
     arn: &str,
     event: TaskEvent,
@@ -474,54 +395,48 @@ async fn check_connections(context: &Context, task: &Resource) -> Result<(), Fau
 }
 
 fn check_migration_type(migration_type: &str) -> Result<(), Fault> {
-    match migration_type {
-        "full-load" => Ok(()),
-        "cdc" | "full-load-and-cdc" => Err(Fault::not_implemented_part(format!("MigrationType {migration_type}"))),
-        other => Err(Fault::invalid_parameter_value(format!("MigrationType {other} is invalid"))),
+    match Migration::of(migration_type) {
+        Some(_) => Ok(()),
+        None => Err(Fault::invalid_parameter_value(format!("MigrationType {migration_type} is invalid"))),
     }
 }
 
-fn check_positions(time_given: bool, position: Option<&str>) -> Result<(), Fault> {
-    match time_given && position.is_some() {
-        true => Err(Fault::invalid_parameter_combination(
-            "The parameters CdcStartTime and CdcStartPosition cannot be used together.",
-        )),
-        false => Ok(()),
+/// Where a request wants changes to begin and to end.
+struct Positions {
+    start: Option<String>,
+    stop: Option<String>,
+}
+
+impl Positions {
+    fn of(time: Option<Timestamp>, position: Option<String>, stop: Option<String>) -> Result<Positions, Fault> {
+        if time.is_some() && position.is_some() {
+            return Err(Fault::invalid_parameter_combination(
+                "The parameters CdcStartTime and CdcStartPosition cannot be used together.",
+            ));
+        }
+        // An empty text counts as not sent, as it does for markers.
+        let [position, stop] = [position, stop].map(|text| text.filter(|text| !text.is_empty()));
+        if let Some(position) = &position {
+            start_point(position).map_err(bad_position)?;
+        }
+        if let Some(stop) = &stop {
+            stop_point(stop).map_err(bad_position)?;
+        }
+        // A start time comes back as a position: in UTC, to the second, without a zone.
+        Ok(Positions { start: position.or_else(|| time.map(|time| time.to_second())), stop })
+    }
+
+    fn write_to(&self, body: &mut Json) {
+        set_optional(body, "CdcStartPosition", self.start.clone());
+        set_optional(body, "CdcStopPosition", self.stop.clone());
     }
 }
 
-/// A start time comes back as a position: in UTC, to the second, without a zone.
-fn start_position(time: Option<Timestamp>, position: Option<String>) -> Option<String> {
-    position.or_else(|| time.map(|time| time.to_second()))
-}
-
-fn mapping_fault(error: MappingError) -> Fault {
+pub fn mapping_fault(error: MappingError) -> Fault {
     match error.unsupported() {
         true => Fault::not_implemented_part(error),
         false => Fault::invalid_parameter_value(error.to_string()),
     }
-}
-
-/// The file of a task's log, named like the log stream that AWS writes.
-fn log_path(context: &Context, instance: &Resource, task_arn: &str) -> PathBuf {
-    let logs = log_names(instance, task_arn);
-    let group = context.settings().log_dir.join(format!("dms-tasks-{}", logs.replication_instance_identifier));
-    group.join(format!("dms-task-{}.log", logs.task_resource_id))
-}
-
-/// Empties the log: a task that runs has it open and goes on writing.
-async fn delete_log(path: &Path) -> Result<(), Fault> {
-    match tokio::fs::OpenOptions::new().write(true).truncate(true).open(path).await {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::error!(path = %path.display(), %error, "cannot delete task log");
-            Err(Fault::internal("the task log cannot be deleted"))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn log_names<'a>(instance: &'a Resource, task_arn: &'a str) -> settings::Context<'a> {
-    settings::Context { replication_instance_identifier: &instance.identifier, task_resource_id: resource_id(task_arn) }
 }
 
 /// A task must not run as if a setting were not there.
@@ -532,7 +447,7 @@ fn check_supported(settings: &str) -> Result<(), Fault> {
     }
 }
 
-fn settings_fault(error: SettingsError) -> Fault {
+pub fn settings_fault(error: SettingsError) -> Fault {
     Fault::invalid_parameter_value(error.to_string())
 }
 

@@ -244,8 +244,10 @@ impl Batch {
         let cells = bytes.split_off(..usize::try_from(cell_count).ok()?.checked_mul(CELL_BYTES)?)?;
         let cells: Vec<Cell> = cells.chunks(CELL_BYTES).map(cell).collect::<Option<_>>()?;
         let row_ends = bytes.split_off(..usize::try_from(row_count).ok()?.checked_mul(4)?)?;
-        let row_ends: Vec<u32> =
-            row_ends.chunks(4).map(|end| end.first_chunk().map(|end| u32::from_le_bytes(*end))).collect::<Option<_>>()?;
+        let row_ends: Vec<u32> = row_ends
+            .chunks(4)
+            .map(|end| end.first_chunk().map(|end| u32::from_le_bytes(*end)))
+            .collect::<Option<_>>()?;
         let ordered = row_ends.is_sorted() && row_ends.last().is_none_or(|end| *end as usize <= cells.len());
         ordered.then_some(Batch {
             format,

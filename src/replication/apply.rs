@@ -5,63 +5,72 @@
 //! the rows that it should, all that waits is applied again one change after the other, and the task's error policy
 //! decides on each that fails.
 
-use std::sync::Arc;
+mod ddl;
+mod own;
+mod table;
 
-use super::log::{TaskLog, task_log};
-use super::net::{ApplyFirst, Image, NetChange, NetChanges};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::log::task_log;
+use super::net::{ApplyFirst, Image, NetChange};
 use super::policy::{self, Action};
-use super::settings::TaskSettings;
+use super::progress::{AtCheckpoint, Counts};
+use super::rules::Rules;
+use super::settings::ConflictPolicy;
 use crate::connector::{Applier, ApplyException, ChangeSet, Conflict, Key, RowChange, Target};
-use crate::data::{
-    Changes, Entry, Error, ErrorKind, Format, Op, Position, Result, Row, TableName, TableVersion, Value,
-};
-use crate::mapping::{Mapping, TablePlan};
+use crate::data::{Changes, Ddl, Entry, Error, ErrorKind, Op, Position, Result, Row, TableName, TableVersion, Value};
+use own::OwnTables;
+use table::{Table, Tally};
 
 /// What waits is applied when it takes this much memory, though its transaction be not at its end.
 const HELD_BYTES_MAX: usize = 32 << 20;
 
-/// What a task's changes are applied with.
-pub struct Rules {
-    /// `ReplicationTaskIdentifier`, for the control tables.
-    pub task: String,
-    pub mapping: Mapping,
-    pub settings: TaskSettings,
-    pub log: Arc<TaskLog>,
-    /// Of the images in the log.
-    pub format: Format,
+/// Where applying begins, and how it ends by itself.
+#[derive(Default)]
+pub struct Start {
+    /// Tables that the target has, with what is known of them.
+    pub tables: HashMap<TableName, Known>,
+    /// All up to here may have been applied before: what is there already is no error, nor is what is gone already.
+    pub tolerant_until: Option<Position>,
+    /// All up to here was applied for certain: it is counted and nothing else.
+    pub applied_until: Option<Position>,
+    /// The source's commit time beyond which nothing is applied, in microseconds since 1970.
+    pub stop_after: Option<i64>,
+    /// The last transaction to apply ends here.
+    pub stop_at: Option<Position>,
 }
 
-/// Changes of one table, as `TableStatistics` counts them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub inserts: u64,
-    pub updates: u64,
-    pub deletes: u64,
+/// A table as it is at the place where applying begins.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known {
+    pub captured: Counts,
+    pub applied: Counts,
+    pub suspended: bool,
 }
 
-impl Counts {
-    fn add(&mut self, op: Op, rows: u64) {
-        match op {
-            Op::Insert => self.inserts += rows,
-            Op::Update => self.updates += rows,
-            Op::Delete => self.deletes += rows,
-        }
-    }
+/// Up to where all is durable on the target.
+#[derive(Debug, PartialEq)]
+pub struct Durable {
+    pub position: Position,
+    /// When the source committed the last transaction that is in it, in microseconds since 1970.
+    pub time: Option<i64>,
+    /// Those that something has happened to since the one before.
+    pub tables: Vec<AtCheckpoint>,
+    /// Rows that changed since the one before.
+    pub rows: u64,
 }
 
-/// A table of the log.
-struct Table {
-    plan: TablePlan,
-    /// The columns of the target that tell rows apart, and where the log's rows have them.
-    key: Vec<usize>,
-    source_key: Vec<usize>,
-    /// At most one row has a key.
-    unique: bool,
-    suspended: bool,
-    waiting: NetChanges,
-    captured: Counts,
-    applied: Counts,
-    errors: u64,
+/// What has to happen before more is applied.
+#[derive(Debug, PartialEq)]
+pub enum Halt {
+    /// All that was to be applied is.
+    End,
+    /// What began to be applied is too late for the task's end, and was undone: all ends here.
+    EndAt(Position),
 }
 
 /// The changes on their way to a target.
@@ -69,21 +78,33 @@ pub struct Apply<'a> {
     rules: &'a Rules,
     target: &'a dyn Target,
     applier: Box<dyn Applier>,
-    tables: Vec<Table>,
+    own: OwnTables,
+    /// By the log's numbers.
+    tables: Vec<Option<Table>>,
+    known: HashMap<TableName, Known>,
     /// What waiting changes refer to.
     pieces: Vec<Changes>,
     /// What waits, in the order of the log.
     order: Vec<(usize, NetChange)>,
     stage: Stage,
-    /// Changes since the target's last commit.
+    /// Changes since the target's last commit, and since when there are some.
     changes: usize,
-    /// The place after the last transaction of the source that is complete here.
+    since: Option<Instant>,
+    batch_ended: Instant,
+    /// The place after the last transaction of the source that is complete here, and when that committed.
     complete: Option<Position>,
+    complete_time: Option<i64>,
+    rows: u64,
     /// The last transaction of the source is only partly here.
     partial: bool,
-    /// Changes may have been applied before: what is there already is no error, nor is what is gone already.
-    tolerant: bool,
+    /// The transaction came here from this target: nothing of it goes back.
+    echo: bool,
+    tolerant_until: Option<Position>,
+    applied_until: Option<Position>,
+    stop_after: Option<i64>,
+    stop_at: Option<Position>,
     exceptions: Vec<ApplyException>,
+    created: Vec<TableName>,
 }
 
 /// How far the target's transaction is.
@@ -96,46 +117,82 @@ enum Stage {
 }
 
 impl<'a> Apply<'a> {
-    pub async fn start(rules: &'a Rules, target: &'a dyn Target, tolerant: bool) -> Result<Apply<'a>> {
+    pub async fn start(rules: &'a Rules, target: &'a dyn Target, start: Start) -> Result<Apply<'a>> {
         let statements_max = rules.settings.change_processing.statement_cache_size;
+        let own = OwnTables::new(rules, target);
+        own.create(target).await?;
         Ok(Apply {
             rules,
             target,
             applier: target.applier(rules.format, statements_max).await?,
+            own,
             tables: Vec::new(),
+            known: start.tables,
             pieces: Vec::new(),
             order: Vec::new(),
             stage: Stage::None,
             changes: 0,
+            since: None,
+            batch_ended: Instant::now(),
             complete: None,
+            complete_time: None,
+            rows: 0,
             partial: false,
-            tolerant,
+            echo: false,
+            tolerant_until: start.tolerant_until,
+            applied_until: start.applied_until,
+            stop_after: start.stop_after,
+            stop_at: start.stop_at,
             exceptions: Vec::new(),
+            created: Vec::new(),
         })
     }
 
-    /// From here on the log is new.
-    pub fn end_of_replay(&mut self) {
-        self.tolerant = false;
+    /// Tables that came into being in the log since the last call.
+    pub fn take_created(&mut self) -> Vec<TableName> {
+        std::mem::take(&mut self.created)
     }
 
-    /// What was captured and applied of each table so far, by its name on the source.
-    pub fn counts(&self) -> impl Iterator<Item = (&TableName, Counts, Counts)> {
-        self.tables.iter().map(|table| (&table.plan.source.name, table.captured, table.applied))
+    /// In the middle of a transaction of the source.
+    pub fn is_partial(&self) -> bool {
+        self.partial
+    }
+
+    /// When what waits is due, though nothing more should come.
+    pub fn due(&self) -> Option<Instant> {
+        let since = self.since?;
+        let tuning = &self.rules.settings.change_processing;
+        match self.is_batch() {
+            true => {
+                let (min, max) =
+                    (tuning.batch_timeout_min_s, tuning.batch_timeout_max_s.max(tuning.batch_timeout_min_s));
+                let soonest = self.batch_ended + Duration::from_secs(min);
+                Some(soonest.min(since + Duration::from_secs(max)).max(since))
+            }
+            false => Some(since + Duration::from_secs(tuning.commit_timeout_s)),
+        }
+    }
+
+    fn is_batch(&self) -> bool {
+        self.rules.settings.target_metadata.batch_apply_enabled
+    }
+
+    fn is_tolerant(&self) -> bool {
+        self.tolerant_until.is_some()
     }
 
     /// Takes a piece of the log. `idle` tells that nothing more is there at the moment. Gives the place up to which all
     /// is durable on the target, where that has moved.
-    pub async fn take(&mut self, piece: Changes, idle: bool) -> Result<Option<Position>> {
+    pub async fn take(&mut self, piece: Changes, idle: bool) -> Result<(Option<Durable>, Option<Halt>)> {
         let at = self.pieces.len() as u32;
         let entries = piece.entries.len();
         let resume = piece.resume.clone();
         self.pieces.push(piece);
         let mut durable = None;
         for index in 0..entries {
-            let entry = self.pieces[self.pieces.len() - 1].entries[index].clone();
+            let entry = self.pieces[at as usize].entries[index].clone();
             match entry {
-                Entry::Table { table, version } => self.describe(table as usize, &version).await?,
+                Entry::Table { table, version } => self.meet(table as usize, &version).await?,
                 Entry::Row { table, op, old, new } => {
                     self.partial = true;
                     let image = |row: Option<u32>| row.map(|row| Image { piece: at, row });
@@ -145,74 +202,179 @@ impl<'a> Apply<'a> {
                     self.partial = true;
                     self.truncate(table as usize).await?;
                 }
-                Entry::Ddl { .. } => return Err(Error::fatal("statements that define tables are not applied yet")),
-                Entry::Commit { position, .. } => {
-                    self.partial = false;
-                    self.complete = Some(position);
-                    if self.changes >= self.rules.settings.change_processing.min_transaction_size {
-                        durable = self.commit().await?.or(durable);
+                Entry::Ddl { table, ddl } => {
+                    self.partial = true;
+                    self.ddl(table as usize, &ddl).await?;
+                }
+                Entry::Commit { position, time, .. } => {
+                    if self.stop_after.is_some_and(|stop| time > stop) {
+                        let halt = self.undo().await?;
+                        return Ok((durable, Some(halt)));
+                    }
+                    self.end_transaction(position, time);
+                    let end = self.stop_at.as_ref().is_some_and(|stop| self.complete.as_ref() >= Some(stop));
+                    if end || self.is_enough() {
+                        durable = merge(durable, self.commit().await?);
+                    }
+                    if end {
+                        return Ok((durable, Some(Halt::End)));
                     }
                 }
             }
         }
-        if !self.partial && idle {
-            durable = self.commit().await?.or(durable);
-            // The log may hold nothing for us further on.
-            durable = resume.or(durable);
+        if !self.partial {
+            if self.is_due(idle) {
+                durable = merge(durable, self.commit().await?);
+            }
+            if self.stage == Stage::None && self.complete.is_none() {
+                // The log may hold nothing for us further on.
+                durable = self.beyond(durable, resume);
+            }
         }
+        let held = self.pieces.iter().map(Changes::bytes).sum::<usize>();
         if self.order.is_empty() {
             self.pieces.clear();
-        } else if self.pieces.iter().map(Changes::bytes).sum::<usize>() > HELD_BYTES_MAX {
+        } else if held > HELD_BYTES_MAX {
             self.flush().await?;
             self.pieces.clear();
         }
-        Ok(durable)
+        Ok((durable, None))
     }
 
-    async fn describe(&mut self, index: usize, version: &TableVersion) -> Result<()> {
+    /// Makes what waits durable when it is due; must be called at [`Apply::due`].
+    pub async fn at_due(&mut self) -> Result<Option<Durable>> {
+        match self.partial {
+            // It goes with the transaction that is still coming.
+            true => {
+                self.since = Some(Instant::now());
+                Ok(None)
+            }
+            false => {
+                let durable = self.commit().await?;
+                self.pieces.clear();
+                Ok(durable)
+            }
+        }
+    }
+
+    /// Makes durable what is complete, and undoes the rest.
+    pub async fn finish(&mut self) -> Result<Option<Durable>> {
+        match self.partial {
+            true => {
+                self.roll_back().await?;
+                Ok(None)
+            }
+            false => self.commit().await,
+        }
+    }
+
+    /// Takes back what is not durable, of a transaction that is not to be applied.
+    async fn undo(&mut self) -> Result<Halt> {
+        let halt = match self.complete.take() {
+            Some(end) => Halt::EndAt(end),
+            None => Halt::End,
+        };
+        self.roll_back().await?;
+        Ok(halt)
+    }
+
+    async fn roll_back(&mut self) -> Result<()> {
+        if self.stage != Stage::None {
+            self.applier.rollback().await?;
+            self.stage = Stage::None;
+        }
+        Ok(())
+    }
+
+    fn end_transaction(&mut self, position: Position, time: i64) {
+        self.partial = false;
+        self.echo = false;
+        for until in [&mut self.tolerant_until, &mut self.applied_until] {
+            until.take_if(|until| position >= *until);
+        }
+        self.complete = Some(position);
+        self.complete_time = Some(time);
+    }
+
+    /// Whether what waits makes a transaction of the target by its size.
+    fn is_enough(&self) -> bool {
+        let tuning = &self.rules.settings.change_processing;
+        match self.is_batch() {
+            true => tuning.batch_split_size > 0 && self.changes >= tuning.batch_split_size,
+            false => self.changes >= tuning.min_transaction_size || self.due().is_some_and(|due| due <= Instant::now()),
+        }
+    }
+
+    fn is_due(&self, idle: bool) -> bool {
+        let nothing_waits = self.changes == 0;
+        nothing_waits || (idle && !self.is_batch()) || self.due().is_some_and(|due| due <= Instant::now())
+    }
+
+    /// The place further on in the log where nothing for us is before it.
+    fn beyond(&mut self, durable: Option<Durable>, resume: Option<Position>) -> Option<Durable> {
+        let Some(position) = resume else { return durable };
+        for until in [&mut self.tolerant_until, &mut self.applied_until] {
+            until.take_if(|until| position >= *until);
+        }
+        let further = Durable { position, time: None, tables: Vec::new(), rows: 0 };
+        merge(durable, Some(further))
+    }
+
+    fn slot(&mut self, index: usize) -> &mut Option<Table> {
+        if self.tables.len() <= index {
+            self.tables.resize_with(index + 1, || None);
+        }
+        &mut self.tables[index]
+    }
+
+    /// A table as the log has it from here on.
+    async fn meet(&mut self, index: usize, version: &Arc<TableVersion>) -> Result<()> {
         // What waits is in the columns of before.
         self.flush().await?;
-        let plan = self.rules.mapping.plan(&version.schema).map_err(|error| Error::fatal(error.to_string()))?;
-        let plan = plan.with_target_schema(&self.rules.settings.target_metadata.target_schema);
-        let of_target = |columns: &[usize]| -> Option<Vec<usize>> {
-            columns.iter().map(|column| plan.columns.iter().position(|moved| moved == column)).collect()
+        let rules = self.rules;
+        if let Some(table) = self.slot(index) {
+            *table = Table { is_echo: table.is_echo, ..Table::planned(version, rules, table.tally)? };
+            return Ok(());
+        }
+        let name = &version.schema.name;
+        let loopback = self.own.is_echo(name);
+        let tally = match self.known.get(name) {
+            Some(known) => Tally {
+                captured: known.captured,
+                applied: known.applied,
+                suspended: known.suspended,
+                ..Tally::default()
+            },
+            None => Tally::default(),
         };
-        let known = plan.source.row_key();
-        // The log must have the whole key of every row that changes.
-        let unique = !known.is_empty() && known.iter().all(|column| version.identity.contains(column));
-        let source_key = if unique { known.to_vec() } else { version.identity.clone() };
-        let (key, unique) = match of_target(&source_key) {
-            Some(key) => (key, unique),
-            None => (Vec::new(), false),
-        };
-        let table = Table {
-            key,
-            source_key,
-            unique,
-            suspended: false,
-            waiting: NetChanges::default(),
-            captured: Counts::default(),
-            applied: Counts::default(),
-            errors: 0,
-            plan,
-        };
-        match self.tables.get_mut(index) {
-            Some(slot) => {
-                let Table { suspended, captured, applied, errors, .. } = *slot;
-                *slot = Table { suspended, captured, applied, errors, ..table };
-            }
-            None => self.tables.push(table),
+        let is_new = !loopback && !self.known.contains_key(name);
+        let table = Table { is_echo: loopback, ..Table::planned(version, self.rules, tally)? };
+        *self.slot(index) = Some(table);
+        if is_new {
+            // It came into being without a statement that the log tells.
+            self.created.push(name.clone());
+            self.define(index, vec![ddl::Step::Create]).await?;
         }
         Ok(())
     }
 
     async fn change(&mut self, index: usize, change: NetChange) -> Result<()> {
-        let table = &mut self.tables[index];
-        table.captured.add(change.op, 1);
-        if table.suspended {
+        let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
+        self.echo |= table.is_echo;
+        if self.echo {
+            return Ok(());
+        }
+        table.tally.captured.add(change.op, 1);
+        table.tally.touched = true;
+        if self.applied_until.is_some() {
+            table.tally.applied.add(change.op, 1);
+            return Ok(());
+        }
+        if table.tally.suspended {
             return Ok(());
         }
         self.changes += 1;
+        self.since.get_or_insert_with(Instant::now);
         let moves_key = match (change.old, change.new) {
             (Some(old), Some(new)) => {
                 let (old, new) = (row(&self.pieces, old), row(&self.pieces, new));
@@ -233,7 +395,7 @@ impl<'a> Apply<'a> {
             return self.one_by_one().await;
         }
         for attempt in 0..2 {
-            let table = &mut self.tables[index];
+            let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
             let found_by = change.old.or(change.new).map(|image| row(&self.pieces, image));
             let whole = change.new.is_none_or(|new| {
                 let new = row(&self.pieces, new);
@@ -250,27 +412,154 @@ impl<'a> Apply<'a> {
         Ok(())
     }
 
+    /// A TRUNCATE counts as a statement that defines tables.
     async fn truncate(&mut self, index: usize) -> Result<()> {
         self.flush().await?;
-        self.changes += 1;
-        if self.tables[index].suspended {
+        let rules = self.rules;
+        let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
+        table.tally.captured.ddls += 1;
+        table.tally.touched = true;
+        let name = table.plan.source.name.clone();
+        if rules.settings.error_behavior.apply_error_fail_on_truncation_ddl {
+            let what = format!("table {name} was truncated on the source (ApplyErrorFailOnTruncationDdl)");
+            return Err(Error::fatal(what));
+        }
+        if self.applied_until.is_some() {
+            table.tally.applied.ddls += 1;
             return Ok(());
         }
+        if table.tally.suspended {
+            return Ok(());
+        }
+        if !rules.settings.ddl_handling.handle_source_table_truncated {
+            task_log!(rules.log, TargetApply, Info, "TRUNCATE of table {name} is not carried to the target");
+            return Ok(());
+        }
+        self.changes += 1;
+        self.since.get_or_insert_with(Instant::now);
+        self.begin().await?;
+        let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
+        self.applier.savepoint().await?;
+        self.stage = Stage::Filled;
+        match self.applier.truncate(&table.plan.target).await {
+            Ok(()) => table.tally.applied.ddls += 1,
+            Err(error) if matches!(error.kind, ErrorKind::Recoverable | ErrorKind::Fatal) => return Err(error),
+            Err(error) => {
+                self.applier.back_to_savepoint().await?;
+                self.refused_statement(index, error)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn ddl(&mut self, index: usize, ddl: &Ddl) -> Result<()> {
+        self.flush().await?;
+        let (tally, version) = match self.slot(index) {
+            Some(table) => (table.tally, Some(table.version.clone())),
+            None => (Tally::default(), None),
+        };
+        let before = self.slot(index).as_ref().map(|table| table.plan.clone());
+        let translated = ddl::translate(self.rules, before.as_ref(), ddl)?;
+        let name = match (&translated.after, &before) {
+            (Some((version, _)), _) => version.schema.name.clone(),
+            (None, Some(before)) => before.source.name.clone(),
+            (None, None) => return Ok(()),
+        };
+        if matches!(ddl, Ddl::Create(_)) && !self.known.contains_key(&name) {
+            self.created.push(name.clone());
+        }
+        let tally = match (&version, self.known.get(&name)) {
+            (None, Some(known)) => Tally { captured: known.captured, applied: known.applied, ..tally },
+            _ => tally,
+        };
+        let dropped = translated.after.is_none();
+        let mut table = match translated.after {
+            Some((version, plan)) => Table::new(&version, plan, tally),
+            None => {
+                let (Some(version), Some(plan)) = (version, before) else { return Ok(()) };
+                Table::new(&version, plan, tally)
+            }
+        };
+        table.tally.captured.ddls += 1;
+        table.tally.touched = true;
+        if dropped {
+            // What comes under this name again is another table.
+            self.known.remove(&name);
+        }
+        *self.slot(index) = Some(table);
+        match translated.ignored {
+            true => {
+                task_log!(
+                    self.rules.log,
+                    TargetApply,
+                    Info,
+                    "A statement that defines table {name} is not carried out"
+                );
+                Ok(())
+            }
+            false => {
+                if self.define(index, translated.steps).await?
+                    && let Some(Some(table)) = self.tables.get_mut(index)
+                {
+                    table.tally.applied.ddls += 1;
+                    task_log!(self.rules.log, TargetApply, Info, "The definition of table {name} was changed");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Changes the definition of the target's table; tells whether it is done.
+    async fn define(&mut self, index: usize, steps: Vec<ddl::Step>) -> Result<bool> {
+        let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
+        table.tally.touched = true;
+        if table.tally.suspended {
+            return Ok(false);
+        }
+        if self.applied_until.is_some() {
+            return Ok(true);
+        }
+        self.changes += 1;
+        self.since.get_or_insert_with(Instant::now);
         self.begin().await?;
         self.stage = Stage::Filled;
-        self.applier.truncate(&self.tables[index].plan.target).await
+        for step in &steps {
+            let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
+            match self.applier.change_table(&step.change(&table.plan)).await {
+                Ok(()) => {}
+                Err(error) if matches!(error.kind, ErrorKind::Recoverable | ErrorKind::Fatal) => return Err(error),
+                Err(error) => return self.refused_statement(index, error).map(|()| false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// A statement that the target did not take costs its table.
+    fn refused_statement(&mut self, index: usize, error: Error) -> Result<()> {
+        let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
+        let action = policy::table_action(&self.rules.settings.error_behavior);
+        if action == Action::StopTask {
+            return Err(error.into_kind(ErrorKind::Fatal));
+        }
+        let name = &table.plan.target.name;
+        task_log!(self.rules.log, TargetApply, Error, "Table {name} is suspended: {error}");
+        table.tally.suspended = true;
+        Ok(())
     }
 
     async fn begin(&mut self) -> Result<()> {
         if self.stage == Stage::None {
             self.applier.begin().await?;
             self.stage = Stage::Begun;
+            if self.own.mark(self.applier.as_mut(), self.rules).await? {
+                self.stage = Stage::Filled;
+            }
         }
         Ok(())
     }
 
     /// Makes all that is complete durable and gives its place. Must not be called inside a transaction of the source.
-    async fn commit(&mut self) -> Result<Option<Position>> {
+    async fn commit(&mut self) -> Result<Option<Durable>> {
         self.flush().await?;
         if !self.exceptions.is_empty() {
             // Before the commit: rather told twice than lost.
@@ -278,11 +567,30 @@ impl<'a> Apply<'a> {
             self.target.record_exceptions(schema, &std::mem::take(&mut self.exceptions)).await?;
         }
         if self.stage != Stage::None {
+            if let Some(position) = &self.complete {
+                self.own.keep_place(self.applier.as_mut(), self.rules, position).await?;
+            }
             self.applier.commit().await?;
             self.stage = Stage::None;
         }
         self.changes = 0;
-        Ok(self.complete.take())
+        self.since = None;
+        self.batch_ended = Instant::now();
+        Ok(self.complete.take().map(|position| self.durable(position)))
+    }
+
+    fn durable(&mut self, position: Position) -> Durable {
+        let at = |table: &mut Table| {
+            std::mem::take(&mut table.tally.touched).then(|| AtCheckpoint {
+                name: table.plan.source.name.clone(),
+                captured: table.tally.captured,
+                applied: table.tally.applied,
+                suspended: table.tally.suspended,
+                schema: Some(table.version.schema.clone()),
+            })
+        };
+        let tables = self.tables.iter_mut().flatten().filter_map(at).collect();
+        Durable { position, time: self.complete_time.take(), tables, rows: std::mem::take(&mut self.rows) }
     }
 
     /// Applies all that waits, within the target's transaction.
@@ -299,10 +607,8 @@ impl<'a> Apply<'a> {
     }
 
     async fn apply_sets(&mut self) -> Result<()> {
-        for table in &self.tables {
-            if table.waiting.is_empty() {
-                continue;
-            }
+        let (rules, tolerant) = (self.rules, self.is_tolerant());
+        for table in self.tables.iter().flatten().filter(|table| !table.waiting.is_empty()) {
             // Whatever a row takes, such as a unique value, one that goes or changes must let go of before.
             for op in [Op::Delete, Op::Update, Op::Insert] {
                 let rows: Vec<RowChange<'_>> =
@@ -310,8 +616,8 @@ impl<'a> Apply<'a> {
                 if rows.is_empty() {
                     continue;
                 }
-                let changed = self.applier.apply(&set(table, op, &rows, self.tolerant)).await?;
-                if changed != rows.len() as u64 && !self.tolerant {
+                let changed = self.applier.apply(&set(table, op, &rows, conflict(rules, tolerant))).await?;
+                if changed != rows.len() as u64 && !tolerant {
                     return Err(Error::new(ErrorKind::Apply, "some rows were not there"));
                 }
             }
@@ -323,17 +629,22 @@ impl<'a> Apply<'a> {
     async fn settle(&mut self, outcome: Result<()>) -> Result<()> {
         match outcome {
             Ok(()) => {
+                self.rows += self.order.len() as u64;
                 for (index, change) in &self.order {
-                    self.tables[*index].applied.add(change.op, 1);
+                    if let Some(Some(table)) = self.tables.get_mut(*index) {
+                        table.tally.applied.add(change.op, 1);
+                    }
                 }
             }
             Err(error) if matches!(error.kind, ErrorKind::Recoverable | ErrorKind::Fatal) => return Err(error),
-            Err(_) => {
+            Err(error) => {
+                task_log!(self.rules.log, TargetApply, Debug, "Changes are applied one by one: {error}");
                 match self.stage {
                     Stage::Filled => self.applier.back_to_savepoint().await?,
                     Stage::None | Stage::Begun => {
                         self.applier.rollback().await?;
-                        self.applier.begin().await?;
+                        self.stage = Stage::None;
+                        self.begin().await?;
                     }
                 }
                 self.one_by_one().await?;
@@ -341,7 +652,7 @@ impl<'a> Apply<'a> {
         }
         self.stage = Stage::Filled;
         self.order.clear();
-        self.tables.iter_mut().for_each(|table| table.waiting.clear());
+        self.tables.iter_mut().flatten().for_each(|table| table.waiting.clear());
         Ok(())
     }
 
@@ -349,49 +660,68 @@ impl<'a> Apply<'a> {
     async fn one_by_one(&mut self) -> Result<()> {
         self.stage = Stage::Filled;
         for (index, change) in std::mem::take(&mut self.order) {
-            let table = &self.tables[index];
-            if table.suspended {
+            let Some(Some(table)) = self.tables.get(index) else { return Err(unknown()) };
+            if table.tally.suspended {
                 continue;
             }
-            let rows = [row_change(&self.pieces, &change)];
-            let set = set(table, change.op, &rows, self.tolerant);
             self.applier.savepoint().await?;
-            let mut outcome = self.applier.apply(&set).await;
-            if self.tolerant
-                && outcome.as_ref().is_err_and(|error| error.kind == ErrorKind::Data)
-                && let [RowChange { old: Some(_), new: Some(new) }] = &rows
-            {
-                // The row came under its new key before, and has now come under its old one again.
-                let gone = [RowChange { old: Some(new.clone()), new: None }];
-                self.applier.back_to_savepoint().await?;
-                self.applier.apply(&ChangeSet { op: Op::Delete, rows: &gone, ..set }).await?;
-                outcome = self.applier.apply(&set).await;
-            }
-            let error = match outcome {
-                Ok(1..) => {
-                    self.tables[index].applied.add(change.op, 1);
+            let error = match self.apply_one(index, &change).await {
+                Ok(true) => {
+                    self.rows += 1;
+                    if let Some(Some(table)) = self.tables.get_mut(index) {
+                        table.tally.applied.add(change.op, 1);
+                    }
                     continue;
                 }
-                Ok(0) if self.tolerant => continue,
-                Ok(0) => Error::new(ErrorKind::Apply, "the row was not there: 0 rows affected"),
+                Ok(false) => Error::new(ErrorKind::Apply, "the row was not there: 0 rows affected"),
                 Err(error) if matches!(error.kind, ErrorKind::Recoverable | ErrorKind::Fatal) => return Err(error),
                 Err(error) => {
                     self.applier.back_to_savepoint().await?;
                     error
                 }
             };
-            let statement = self.applier.statement(&set);
+            let Some(Some(table)) = self.tables.get(index) else { return Err(unknown()) };
+            let rows = [row_change(&self.pieces, &change)];
+            let statement = self.applier.statement(&set(table, change.op, &rows, Conflict::Refuse));
             self.refused(index, change.op, error, statement)?;
         }
         Ok(())
     }
 
+    /// Whether the change met its row.
+    async fn apply_one(&mut self, index: usize, change: &NetChange) -> Result<bool> {
+        let (rules, tolerant) = (self.rules, self.is_tolerant());
+        let Some(Some(table)) = self.tables.get(index) else { return Err(unknown()) };
+        let rows = [row_change(&self.pieces, change)];
+        let set = set(table, change.op, &rows, conflict(rules, tolerant));
+        let mut outcome = self.applier.apply(&set).await;
+        if tolerant
+            && outcome.as_ref().is_err_and(|error| error.kind == ErrorKind::Data)
+            && let [RowChange { old: Some(_), new: Some(new) }] = &rows
+        {
+            // The row came under its new key before, and has now come under its old one again.
+            let gone = [RowChange { old: Some(new.clone()), new: None }];
+            self.applier.back_to_savepoint().await?;
+            self.applier.apply(&ChangeSet { op: Op::Delete, rows: &gone, ..set }).await?;
+            outcome = self.applier.apply(&set).await;
+        }
+        if let (Ok(0), Op::Update, [RowChange { new: Some(new), .. }]) = (&outcome, change.op, &rows)
+            && rules.settings.error_behavior.apply_error_update_policy == ConflictPolicy::UpdateRecord
+            && table.plan.columns.iter().all(|column| new.get(*column) != Value::Absent)
+        {
+            let rows = [RowChange { old: None, new: Some(new.clone()) }];
+            let conflict = if table.unique { Conflict::Replace } else { Conflict::Refuse };
+            outcome = self.applier.apply(&ChangeSet { op: Op::Insert, rows: &rows, conflict, ..set }).await;
+        }
+        Ok(outcome? > 0 || tolerant)
+    }
+
     /// One change that the target did not take.
     fn refused(&mut self, index: usize, op: Op, error: Error, statement: String) -> Result<()> {
-        let table = &mut self.tables[index];
+        let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
         let name = &table.plan.target.name;
-        let action = policy::apply_action(op, error.kind, &self.rules.settings.error_behavior, table.errors);
-        table.errors += 1;
+        let action = policy::apply_action(op, error.kind, &self.rules.settings.error_behavior, table.tally.errors);
+        table.tally.errors += 1;
         match action {
             Action::Ignore => return Ok(()),
             Action::Log | Action::Retry { .. } => {
@@ -399,7 +729,7 @@ impl<'a> Apply<'a> {
             }
             Action::SuspendTable => {
                 task_log!(self.rules.log, TargetApply, Error, "Table {name} is suspended: {error}");
-                table.suspended = true;
+                table.tally.suspended = true;
             }
             Action::StopTask => return Err(error.into_kind(ErrorKind::Fatal)),
         }
@@ -413,6 +743,38 @@ impl<'a> Apply<'a> {
     }
 }
 
+/// The later of two places, with all that happened up to it.
+fn merge(earlier: Option<Durable>, later: Option<Durable>) -> Option<Durable> {
+    match (earlier, later) {
+        (Some(earlier), Some(mut later)) => {
+            let mut tables = earlier.tables;
+            for table in later.tables {
+                match tables.iter_mut().find(|known| known.name == table.name) {
+                    Some(known) => *known = table,
+                    None => tables.push(table),
+                }
+            }
+            later.tables = tables;
+            later.rows += earlier.rows;
+            later.time = later.time.or(earlier.time);
+            Some(later)
+        }
+        (earlier, later) => later.or(earlier),
+    }
+}
+
+fn unknown() -> Error {
+    Error::fatal("the log speaks of a table that it did not describe")
+}
+
+fn conflict(rules: &Rules, tolerant: bool) -> Conflict {
+    match rules.settings.error_behavior.apply_error_insert_policy {
+        _ if tolerant => Conflict::Replace,
+        ConflictPolicy::InsertRecord => Conflict::Replace,
+        _ => Conflict::Refuse,
+    }
+}
+
 fn row(pieces: &[Changes], image: Image) -> Row<'_> {
     pieces[image.piece as usize].rows.row(image.row as usize)
 }
@@ -421,14 +783,14 @@ fn row_change<'a>(pieces: &'a [Changes], change: &NetChange) -> RowChange<'a> {
     RowChange { old: change.old.map(|image| row(pieces, image)), new: change.new.map(|image| row(pieces, image)) }
 }
 
-fn set<'a>(table: &'a Table, op: Op, rows: &'a [RowChange<'a>], tolerant: bool) -> ChangeSet<'a> {
+fn set<'a>(table: &'a Table, op: Op, rows: &'a [RowChange<'a>], conflict: Conflict) -> ChangeSet<'a> {
     ChangeSet {
         table: &table.plan.target,
         columns: &table.plan.columns,
         key: if table.unique { Key::Unique(&table.key) } else { Key::Any(&table.key) },
         op,
         rows,
-        conflict: if tolerant { Conflict::Replace } else { Conflict::Refuse },
+        conflict,
     }
 }
 

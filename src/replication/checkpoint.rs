@@ -148,7 +148,10 @@ mod tests {
     fn refuses_what_is_no_place_and_says_what_is() {
         for text in ["", "now", "checkpoint:", "checkpoint:V1#1#x#0", "checkpoint:V2#1#0/1#0", "2018-13-01T00:00:00"] {
             let error = start_point(text).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("Invalid value {text} for CdcStartPosition. Allowed: a date")), "{error}");
+            assert!(
+                error.starts_with(&format!("Invalid value {text} for CdcStartPosition. Allowed: a date")),
+                "{error}"
+            );
         }
         for text in ["", "2018-02-09T12:12:12", "server_time:", "commit_time:yesterday", "other:2018-02-09T12:12:12"] {
             assert!(stop_point(text).unwrap_err().to_string().contains("for CdcStopPosition"));

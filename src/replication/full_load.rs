@@ -1,63 +1,67 @@
 //! The full load: which tables, in which order, several at a time, from one snapshot of the source.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, Id, JoinSet};
 
-use super::log::{TaskLog, task_log};
+use super::log::task_log;
 use super::policy::{self, Action, Counts};
-use super::progress::{Progress, TableProgress, TableState};
+use super::progress::TableState;
 use super::pump::{Account, pump};
-use super::settings::{LobMode, TaskSettings};
-use crate::connector::{ApplyException, PrepareMode, ReadPlan, Snapshot, Source, Target, Written};
+use super::run::{Moment, Run};
+use crate::connector::{ApplyException, PrepareMode, ReadPlan, Snapshot, Written};
 use crate::data::{Batch, Error, ErrorKind, Format, Result, TableName};
-use crate::mapping::{Mapping, MappingError, TablePlan, check_targets};
+use crate::mapping::TablePlan;
 
 /// A batch ends at this size, so that a table takes a few MiB however long its rows are.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
-/// Everything a load needs; lives as long as the task runs.
-pub(super) struct FullLoad {
-    pub task: String,
-    pub source: Box<dyn Source>,
-    pub target: Box<dyn Target>,
-    pub mapping: Mapping,
-    pub settings: TaskSettings,
-    pub progress: Progress,
-    /// Tables that may load at once: `MaxFullLoadSubTasks`, less when a server has not that many connections.
-    pub workers_max: AtomicUsize,
-    pub log: Arc<TaskLog>,
+/// When a load is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Until {
+    /// When all is loaded and nobody asks for a table once more; from then on nobody can.
+    Finished,
+    /// When all is loaded: reloads are taken later on, too.
+    Loaded,
 }
 
-impl FullLoad {
-    /// Loads every selected table that `progress` does not call completed. Tables that fail are dealt with by the
-    /// task's error policy; an error means that the load as a whole cannot go on.
-    pub async fn run(
+impl Run {
+    /// Loads tables, which are given by their place. Tables that fail are dealt with by the task's error policy; an error
+    /// means that the load as a whole cannot go on.
+    pub async fn load(
         self: &Arc<Self>,
-        started: impl AsyncFnOnce(),
+        plans: HashMap<usize, TablePlan>,
+        moment: Moment,
+        until: Until,
         reloads: &mut mpsc::UnboundedReceiver<Vec<TableName>>,
     ) -> Result<()> {
-        let (plans, missing) = self.plan().await?;
-        let mut tables = self.carried_over(&plans);
-        tables.extend(missing.into_iter().map(TableProgress::missing));
-        self.progress.set(tables);
-        started().await;
-        let waiting: VecDeque<usize> =
-            (0..plans.len()).filter(|index| self.progress.get(*index).state == TableState::BeforeLoad).collect();
-        if waiting.is_empty() {
-            return Ok(());
-        }
-        let readers = self.workers_max.load(Ordering::Relaxed).clamp(1, waiting.len());
-        let snapshot: Arc<dyn Snapshot> = Arc::from(self.source.snapshot(readers).await?);
-        let workers = readers.min(snapshot.readers()).max(1);
-        task_log!(self.log, TaskManager, Info, "Full load of {} tables, {workers} at a time", waiting.len());
-        let loading = Loading { load: self.clone(), plans, snapshot, running: JoinSet::new(), active: HashMap::new() };
-        loading.all(waiting, workers, reloads).await
+        let mut waiting: Vec<usize> = plans.keys().copied().collect();
+        waiting.retain(|index| {
+            matches!(self.progress.get(*index).state, TableState::BeforeLoad | TableState::BeingReloaded)
+        });
+        waiting.sort_unstable();
+        let workers = self.workers(waiting.len()).min(moment.snapshot.readers()).max(1);
+        task_log!(self.rules.log, TaskManager, Info, "Full load of {} tables, {workers} at a time", waiting.len());
+        let loading = Loading {
+            load: self.clone(),
+            plans,
+            moment,
+            until,
+            running: JoinSet::new(),
+            active: HashMap::new(),
+            again: HashSet::new(),
+        };
+        loading.all(waiting.into(), workers, reloads).await
+    }
+
+    /// Connections to read from so many tables with.
+    pub fn workers(&self, tables: usize) -> usize {
+        self.workers_max.load(Ordering::Relaxed).clamp(1, tables.max(1))
     }
 
     /// A server has run out of connections: the next attempt asks for half as many.
@@ -65,101 +69,15 @@ impl FullLoad {
         let fewer = (self.workers_max.load(Ordering::Relaxed) / 2).max(1);
         self.workers_max.store(fewer, Ordering::Relaxed);
         task_log!(
-            self.log,
+            self.rules.log,
             TaskManager,
             Warning,
             "A server has no connection left: {fewer} tables at a time from here on"
         );
     }
 
-    /// Selects and describes the source's tables and puts them into load order. Gives also the tables that rules name
-    /// explicitly and the source does not have.
-    async fn plan(&self) -> Result<(Vec<TablePlan>, Vec<TableName>)> {
-        let entries = self.source.tables().await?;
-        let mut missing = self.mapping.explicit_tables();
-        missing.retain(|name| !entries.iter().any(|entry| entry.name == *name));
-        for name in &missing {
-            task_log!(self.log, TablesManager, Warning, "Table {name} is selected explicitly but does not exist");
-        }
-        let selected: Vec<_> =
-            entries.into_iter().filter(|entry| self.mapping.selects(&entry.name, entry.kind).is_some()).collect();
-        let mut plans = Vec::new();
-        let mut tables = self.source.describe(&selected).await?;
-        self.mapping.sort_for_load(&mut tables);
-        for table in &tables {
-            let plan = self.mapping.plan(table).map_err(refused)?;
-            let plan = self.within_lob_support(plan).with_target_schema(&self.settings.target_metadata.target_schema);
-            task_log!(
-                self.log,
-                TablesManager,
-                Info,
-                "Table {} with {} columns goes to {}",
-                plan.source.name,
-                plan.columns.len(),
-                plan.target.name
-            );
-            plans.push(plan);
-        }
-        if plans.is_empty() && self.settings.error_behavior.fail_on_no_tables_captured {
-            return Err(Error::fatal(NO_TABLES));
-        }
-        check_targets(&plans).map_err(refused)?;
-        self.check_places(&plans).await?;
-        Ok((plans, missing))
-    }
-
-    /// Names that differ may still be one table to the target; two loads into it would mix or drop each other's rows.
-    async fn check_places(&self, plans: &[TablePlan]) -> Result<()> {
-        let names: Vec<TableName> = plans.iter().map(|plan| plan.target.name.clone()).collect();
-        let mut taken = HashMap::new();
-        for (plan, place) in plans.iter().zip(self.target.places(&names).await?) {
-            if let Some(other) = taken.insert(place.clone(), &plan.source.name) {
-                let what = format!("tables {other} and {} would both become {place} on the target", plan.source.name);
-                return Err(Error::fatal(what));
-            }
-        }
-        Ok(())
-    }
-
-    /// Without `SupportLobs` the LOB columns of a table stay behind.
-    fn within_lob_support(&self, plan: TablePlan) -> TablePlan {
-        if self.settings.target_metadata.support_lobs {
-            return plan;
-        }
-        let lobs: Vec<usize> =
-            (0..plan.columns.len()).filter(|index| plan.target.columns[*index].data_type.is_lob()).collect();
-        for index in &lobs {
-            let column = &plan.source.columns[plan.columns[*index]].name;
-            let table = &plan.source.name;
-            task_log!(
-                self.log,
-                SourceUnload,
-                Info,
-                "Column '{column}' is unsupported in table def '{table}' since the LOB support is disabled"
-            );
-        }
-        plan.without_columns(&lobs)
-    }
-
-    /// What is known of each planned table: completed and suspended ones stay as they are, all others start again.
-    fn carried_over(&self, plans: &[TablePlan]) -> Vec<TableProgress> {
-        let mut known: HashMap<TableName, TableProgress> =
-            self.progress.all().into_iter().map(|table| (table.name.clone(), table)).collect();
-        let table = |plan: &TablePlan| match known.remove(&plan.source.name) {
-            Some(table) if matches!(table.state, TableState::Completed | TableState::Error) => table,
-            known => TableProgress {
-                reloaded: known.as_ref().is_some_and(|table| table.reloaded),
-                failures: known.as_ref().map_or(0, |table| table.failures),
-                target_was_empty: known.is_some_and(|table| table.target_was_empty),
-                rows_estimate: plan.source.rows_estimate,
-                ..TableProgress::new(plan.source.name.clone())
-            },
-        };
-        plans.iter().map(table).collect()
-    }
-
     /// Loads one table; what goes wrong with it alone is settled here by `TableErrorPolicy`.
-    async fn table(self: Arc<Self>, index: usize, plan: TablePlan, snapshot: Arc<dyn Snapshot>) -> Result<()> {
+    async fn table(self: Arc<Self>, index: usize, plan: TablePlan, moment: Moment) -> Result<()> {
         let name = plan.source.name.clone();
         self.progress.update(index, |table| {
             table.state = if table.reloaded { TableState::BeingReloaded } else { TableState::FullLoad };
@@ -168,17 +86,21 @@ impl FullLoad {
             table.started = Some(SystemTime::now());
             table.ended = None;
         });
-        task_log!(self.log, SourceUnload, Info, "Start loading table {name}");
-        match self.copy(index, &plan, snapshot.as_ref()).await {
+        task_log!(self.rules.log, SourceUnload, Info, "Start loading table {name}");
+        match self.copy(index, &plan, moment.snapshot.as_ref()).await {
             Ok(Copied::All) => {
+                self.progress.update(index, |table| {
+                    table.in_log.loaded_at.clone_from(&moment.position);
+                    table.in_log.schema = self.migration.has_changes().then(|| plan.source.clone());
+                });
                 self.finished(index, TableState::Completed);
                 let rows = self.progress.get(index).rows;
-                task_log!(self.log, TargetLoad, Info, "Load finished for table {name}, {rows} rows");
+                task_log!(self.rules.log, TargetLoad, Info, "Load finished for table {name}, {rows} rows");
                 Ok(())
             }
             Ok(Copied::Suspended(error)) => {
                 let error = error.while_doing(format!("load table {name}"));
-                task_log!(self.log, TargetLoad, Error, "{error}");
+                task_log!(self.rules.log, TargetLoad, Error, "{error}");
                 self.suspended(index, &name);
                 Ok(())
             }
@@ -191,10 +113,10 @@ impl FullLoad {
         if matches!(error.kind, ErrorKind::Recoverable | ErrorKind::Fatal) {
             return Err(error);
         }
-        task_log!(self.log, TargetLoad, Error, "{error}");
+        task_log!(self.rules.log, TargetLoad, Error, "{error}");
         let counts = Counts { table_errors: self.progress.get(index).failures, ..Counts::default() };
         self.progress.update(index, |table| table.failures += 1);
-        match policy::action(ErrorKind::Table, &self.settings.error_behavior, counts) {
+        match policy::action(ErrorKind::Table, &self.rules.settings.error_behavior, counts) {
             Action::StopTask => {
                 self.finished(index, TableState::Error);
                 Err(error.into_kind(ErrorKind::Fatal))
@@ -208,7 +130,7 @@ impl FullLoad {
 
     fn suspended(&self, index: usize, name: &TableName) {
         self.finished(index, TableState::Error);
-        task_log!(self.log, TaskManager, Warning, "Table {name} was suspended, the task goes on without it");
+        task_log!(self.rules.log, TaskManager, Warning, "Table {name} was suspended, the task goes on without it");
     }
 
     fn finished(&self, index: usize, state: TableState) {
@@ -222,7 +144,7 @@ impl FullLoad {
     /// was empty are taken away before they are loaded again: `DO_NOTHING` keeps the user's rows, not ours twice.
     /// (A guess: what DMS does with such a table is not documented.)
     async fn prepare(&self, index: usize, plan: &TablePlan) -> Result<()> {
-        let full_load = &self.settings.full_load;
+        let full_load = &self.rules.settings.full_load;
         let mode = match full_load.prepare_mode {
             PrepareMode::DoNothing if self.progress.get(index).target_was_empty => PrepareMode::TruncateBeforeLoad,
             mode => mode,
@@ -237,7 +159,7 @@ impl FullLoad {
             if !empty && plan.target.primary_key.is_empty() {
                 let name = &plan.target.name;
                 task_log!(
-                    self.log,
+                    self.rules.log,
                     TargetLoad,
                     Warning,
                     "Table {name} may have rows, which TargetTablePrepMode DO_NOTHING keeps, and has no primary key: rows \
@@ -252,11 +174,8 @@ impl FullLoad {
     }
 
     async fn copy(&self, index: usize, plan: &TablePlan, snapshot: &dyn Snapshot) -> Result<Copied> {
-        let full_load = &self.settings.full_load;
-        let lob_bytes_max = match self.settings.target_metadata.lob_mode() {
-            LobMode::Limited { bytes_max } => Some(bytes_max),
-            LobMode::Full { .. } | LobMode::Off => None,
-        };
+        let full_load = &self.rules.settings.full_load;
+        let lob_bytes_max = self.rules.lob_bytes_max();
         self.prepare(index, plan).await?;
         let accepted = self.target.formats(&plan.target).await?;
         let offered = snapshot.formats(&plan.source, &plan.columns, lob_bytes_max);
@@ -272,7 +191,7 @@ impl FullLoad {
                 batch_bytes: BATCH_BYTES_MAX,
             })
             .await?;
-        task_log!(self.log, SourceUnload, Debug, "Table {} is read as {format:?}", plan.source.name);
+        task_log!(self.rules.log, SourceUnload, Debug, "Table {} is read as {format:?}", plan.source.name);
         let mut account = TableAccount { load: self, index, plan, truncated: 0, suspended: false };
         match pump(reader, writer.as_mut(), &mut account).await {
             Err(error) if account.suspended && error.kind == ErrorKind::Table => return Ok(Copied::Suspended(error)),
@@ -290,22 +209,17 @@ enum Copied {
     Suspended(Error),
 }
 
-fn refused(error: MappingError) -> Error {
-    Error::fatal(error.to_string())
-}
-
-/// DMS's own words, which users search for.
-const NO_TABLES: &str = "No tables were found at task initialization. Either the selected table(s) or schemas(s) no \
-    longer exist or no match was found for the table selection pattern(s). If you would like to start a Task that does \
-    not initially capture any tables, set Task Setting FailOnNoTablesCaptured to false and restart task.";
-
 /// The tables that are being loaded right now.
 struct Loading {
-    load: Arc<FullLoad>,
-    plans: Vec<TablePlan>,
-    snapshot: Arc<dyn Snapshot>,
+    load: Arc<Run>,
+    /// By place.
+    plans: HashMap<usize, TablePlan>,
+    moment: Moment,
+    until: Until,
     running: JoinSet<Result<()>>,
     active: HashMap<Id, Active>,
+    /// Tables that wait to be loaded once more.
+    again: HashSet<usize>,
 }
 
 /// One load that has not ended. A table never has two.
@@ -328,6 +242,9 @@ impl Loading {
                 && let Some(index) = waiting.pop_front()
             {
                 self.start(index).await?;
+            }
+            if self.active.is_empty() && self.until == Until::Loaded {
+                return Ok(());
             }
             if self.active.is_empty() {
                 // Whoever asks from here on is told that it is too late; who asked before must not be.
@@ -357,21 +274,22 @@ impl Loading {
 
     async fn start(&mut self, index: usize) -> Result<()> {
         // A reload shows the table as it is now, not as it was when the task started.
-        let snapshot = match self.load.progress.get(index).reloaded {
-            true => Arc::from(self.load.source.snapshot(1).await?),
-            false => self.snapshot.clone(),
+        let moment = match self.again.remove(&index) {
+            true => self.load.moment(1).await?,
+            false => self.moment.clone(),
         };
-        let handle = self.running.spawn(self.load.clone().table(index, self.plans[index].clone(), snapshot));
+        let handle = self.running.spawn(self.load.clone().table(index, self.plans[&index].clone(), moment));
         self.active.insert(handle.id(), Active { index, handle, again: false });
         Ok(())
     }
 
+    /// Names of tables that are not loaded here are passed over.
     fn reload(&mut self, names: Vec<TableName>, waiting: &mut VecDeque<usize>) {
-        for (index, plan) in self.plans.iter().enumerate() {
+        for (index, plan) in self.plans.clone() {
             if !names.contains(&plan.source.name) {
                 continue;
             }
-            task_log!(self.load.log, TablesManager, Info, "Table {} is loaded again", plan.source.name);
+            task_log!(self.load.rules.log, TablesManager, Info, "Table {} is loaded again", plan.source.name);
             match self.active.values_mut().find(|active| active.index == index) {
                 Some(active) => {
                     active.again = true;
@@ -382,7 +300,8 @@ impl Loading {
         }
     }
 
-    fn queue(&self, index: usize, waiting: &mut VecDeque<usize>) {
+    fn queue(&mut self, index: usize, waiting: &mut VecDeque<usize>) {
+        self.again.insert(index);
         self.load.progress.update(index, |table| {
             table.reloaded = true;
             // With DO_NOTHING it is for the user to empty the table before, says the guide.
@@ -397,7 +316,7 @@ impl Loading {
 
 /// Counts what a table's writer did and settles refused rows by the task's data-error policy.
 struct TableAccount<'a> {
-    load: &'a FullLoad,
+    load: &'a Run,
     index: usize,
     plan: &'a TablePlan,
     truncated: u64,
@@ -428,13 +347,13 @@ impl TableAccount<'_> {
     fn cut(&mut self, values: u64) -> Result<()> {
         let (load, name) = (self.load, &self.plan.source.name);
         if self.truncated == 0 {
-            task_log!(load.log, SourceUnload, Warning, "LOB values of table {name} are truncated to LobMaxSize");
+            task_log!(load.rules.log, SourceUnload, Warning, "LOB values of table {name} are truncated to LobMaxSize");
         }
         self.truncated += values;
         let error = || Error::new(ErrorKind::Truncation, "a LOB value is longer than LobMaxSize");
         // All but the last of them: that one decides.
         let counts = Counts { data_errors: self.truncated - 1, ..Counts::default() };
-        self.settle(policy::action(ErrorKind::Truncation, &load.settings.error_behavior, counts), error)
+        self.settle(policy::action(ErrorKind::Truncation, &load.rules.settings.error_behavior, counts), error)
     }
 
     fn settle(&mut self, action: Action, error: impl FnOnce() -> Error) -> Result<()> {
@@ -449,11 +368,17 @@ impl TableAccount<'_> {
         let mut outcome = Ok(());
         for (count, rejected) in (before..).zip(written.rejected) {
             let counts = Counts { data_errors: count, ..Counts::default() };
-            let action = policy::action(rejected.error.kind, &load.settings.error_behavior, counts);
+            let action = policy::action(rejected.error.kind, &load.rules.settings.error_behavior, counts);
             if action != Action::Ignore {
-                task_log!(load.log, TargetLoad, Warning, "A row of table {table} was not loaded: {}", rejected.error);
+                task_log!(
+                    load.rules.log,
+                    TargetLoad,
+                    Warning,
+                    "A row of table {table} was not loaded: {}",
+                    rejected.error
+                );
                 exceptions.push(ApplyException {
-                    task: load.task.clone(),
+                    task: load.rules.task.clone(),
                     table: table.clone(),
                     statement: rejected.statement,
                     error: rejected.error.to_string(),
@@ -466,7 +391,7 @@ impl TableAccount<'_> {
         if exceptions.is_empty() {
             return outcome;
         }
-        match load.target.record_exceptions(&load.settings.control_tables.control_schema, &exceptions).await {
+        match load.target.record_exceptions(&load.rules.settings.control_tables.control_schema, &exceptions).await {
             // The table is loaded again, and its bad rows come back.
             Err(error) if error.kind == ErrorKind::Recoverable => Err(error),
             // Whatever the server calls it, of a table whose lost rows can't be told the rest is not to be trusted.

@@ -20,8 +20,11 @@ pub enum Component {
     TablesManager,
     MetadataManager,
     SourceUnload,
+    SourceCapture,
+    Sorter,
     TargetLoad,
     TargetApply,
+    Performance,
 }
 
 impl Component {
@@ -31,6 +34,9 @@ impl Component {
             Component::TablesManager => "TABLES_MANAGER",
             Component::MetadataManager => "METADATA_MANAGER",
             Component::SourceUnload => "SOURCE_UNLOAD",
+            Component::SourceCapture => "SOURCE_CAPTURE",
+            Component::Sorter => "SORTER",
+            Component::Performance => "PERFORMANCE",
             Component::TargetLoad => "TARGET_LOAD",
             Component::TargetApply => "TARGET_APPLY",
         }

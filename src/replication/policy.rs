@@ -50,6 +50,11 @@ pub fn action(kind: ErrorKind, behavior: &ErrorBehavior, counts: Counts) -> Acti
     }
 }
 
+/// Decides on a statement that defines a table and could not be carried out.
+pub fn table_action(behavior: &ErrorBehavior) -> Action {
+    behavior.table_error_policy.into()
+}
+
 /// Decides on one change that could not be applied. `errors` are those of its table before.
 pub fn apply_action(op: Op, kind: ErrorKind, behavior: &ErrorBehavior, errors: u64) -> Action {
     let policy = match (kind, op) {

@@ -1,11 +1,14 @@
-//! How far each table of a task is: the numbers behind DescribeTableStatistics.
+//! How far a task is: the numbers of each table behind DescribeTableStatistics, and its place in the source's log.
 
-use std::sync::Mutex;
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use tokio::sync::Notify;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, watch};
 
-use crate::data::TableName;
+use super::checkpoint::Checkpoint;
+use crate::data::{Op, Position, TableName, TableSchema};
 
 /// `TableState`, in AWS's words.
 /// <https://docs.aws.amazon.com/dms/latest/APIReference/API_TableStatistics.html>
@@ -54,6 +57,55 @@ impl TableState {
     }
 }
 
+/// Changes of one table, as `TableStatistics` counts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    pub inserts: u64,
+    pub updates: u64,
+    pub deletes: u64,
+    pub ddls: u64,
+}
+
+impl Counts {
+    pub fn add(&mut self, op: Op, rows: u64) {
+        match op {
+            Op::Insert => self.inserts += rows,
+            Op::Update => self.updates += rows,
+            Op::Delete => self.deletes += rows,
+        }
+    }
+
+    pub fn add_all(&mut self, more: Counts) {
+        self.inserts += more.inserts;
+        self.updates += more.updates;
+        self.deletes += more.deletes;
+        self.ddls += more.ddls;
+    }
+}
+
+/// What a task must know of a table to go on in the log from its checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct InLog {
+    /// Changes that the source's log has up to the checkpoint …
+    pub captured: Counts,
+    /// … and how many of them the target took.
+    pub applied: Counts,
+    /// The table was loaded as it was at this place in the log, which may be beyond the checkpoint.
+    pub loaded_at: Option<Position>,
+    /// The table as the log has it at the checkpoint.
+    pub schema: Option<TableSchema>,
+}
+
+/// What a table is like at a new checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AtCheckpoint {
+    pub name: TableName,
+    pub captured: Counts,
+    pub applied: Counts,
+    pub suspended: bool,
+    pub schema: Option<TableSchema>,
+}
+
 /// One table of a task, named as the source names it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TableProgress {
@@ -75,6 +127,9 @@ pub struct TableProgress {
     pub target_was_empty: bool,
     /// How often the load of the table as a whole has failed in this run.
     pub failures: u64,
+    /// Changes read from the source's log so far, also those that still wait for the target.
+    pub captured: Counts,
+    pub in_log: InLog,
 }
 
 impl TableProgress {
@@ -91,6 +146,8 @@ impl TableProgress {
             reloaded: false,
             target_was_empty: false,
             failures: 0,
+            captured: Counts::default(),
+            in_log: InLog::default(),
         }
     }
 
@@ -99,62 +156,194 @@ impl TableProgress {
     }
 }
 
-/// The tables of a running task, in load order. Loads write to it, the reporter takes what has changed.
-#[derive(Debug, Default)]
-pub struct Progress {
-    tables: Mutex<Vec<(TableProgress, Changed)>>,
-    /// Woken when a table changes its state; counts alone wait for the reporter's next turn.
-    pub state_changed: Notify,
+/// What has changed since it was asked for last.
+#[derive(Debug, Default, PartialEq)]
+pub struct News {
+    /// With their place in the load order.
+    pub tables: Vec<(usize, TableProgress)>,
+    pub checkpoint: Option<Checkpoint>,
+    /// Of the checkpoint.
+    generation: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+impl News {
+    pub fn is_empty(&self) -> bool {
+        self.tables.is_empty() && self.checkpoint.is_none()
+    }
+}
+
+/// The tables of a running task, in load order, and its checkpoint. Loads and changes write to it, the reporter takes
+/// what has changed.
+#[derive(Debug, Default)]
+pub struct Progress {
+    state: Mutex<State>,
+    /// Woken when a table changes its state or the checkpoint moves; counts alone wait for the reporter's next turn.
+    pub state_changed: Notify,
+    /// The generation of the checkpoint that was kept last, and its place.
+    saved: watch::Sender<(u64, Option<Position>)>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    tables: Vec<(TableProgress, Changed)>,
+    places: HashMap<TableName, usize>,
+    checkpoint: Option<Checkpoint>,
+    checkpoint_changed: Changed,
+    generation: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Changed {
     Yes,
+    #[default]
     No,
 }
 
 impl Progress {
+    /// What an earlier run has left, which is kept already.
+    pub fn of(tables: Vec<TableProgress>, checkpoint: Option<Checkpoint>) -> Progress {
+        let progress = Progress::default();
+        {
+            let mut state = progress.lock();
+            tables.into_iter().for_each(|table| state.push(table, Changed::No));
+            state.checkpoint = checkpoint;
+        }
+        progress
+    }
+
     /// Replaces all tables.
     pub fn set(&self, tables: Vec<TableProgress>) {
-        *self.lock() = tables.into_iter().map(|table| (table, Changed::Yes)).collect();
+        let mut state = self.lock();
+        state.tables.clear();
+        state.places.clear();
+        tables.into_iter().for_each(|table| state.push(table, Changed::Yes));
         self.state_changed.notify_one();
     }
 
     pub fn get(&self, index: usize) -> TableProgress {
-        self.lock()[index].0.clone()
+        self.lock().tables[index].0.clone()
     }
 
     pub fn all(&self) -> Vec<TableProgress> {
-        self.lock().iter().map(|(table, _)| table.clone()).collect()
+        self.lock().tables.iter().map(|(table, _)| table.clone()).collect()
+    }
+
+    /// The place of a table, which is added when it is new.
+    pub fn place_of(&self, name: &TableName) -> usize {
+        self.lock().place_of(name)
     }
 
     pub fn update(&self, index: usize, change: impl FnOnce(&mut TableProgress)) {
-        let mut tables = self.lock();
-        let (table, changed) = &mut tables[index];
-        let state = table.state;
+        let mut state = self.lock();
+        let (table, changed) = &mut state.tables[index];
+        let before = table.state;
         change(table);
         table.updated = SystemTime::now();
         *changed = Changed::Yes;
-        if table.state != state {
+        if table.state != before {
             self.state_changed.notify_one();
         }
     }
 
-    /// The tables that changed since the last call, with their place in the load order.
-    pub fn take_changed(&self) -> Vec<(usize, TableProgress)> {
-        let mut tables = self.lock();
-        let changed = tables.iter_mut().enumerate().filter(|(_, (_, changed))| *changed == Changed::Yes);
-        changed
-            .map(|(index, (table, changed))| {
-                *changed = Changed::No;
-                (index, table.clone())
-            })
-            .collect()
+    pub fn checkpoint(&self) -> Option<Checkpoint> {
+        self.lock().checkpoint.clone()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(TableProgress, Changed)>> {
+    /// Moves the checkpoint, together with the tables that are what they are at this place.
+    pub fn advance(&self, checkpoint: Checkpoint, tables: Vec<AtCheckpoint>) {
+        let mut state = self.lock();
+        for at in tables {
+            let place = state.place_of(&at.name);
+            let (table, changed) = &mut state.tables[place];
+            table.state = match table.state {
+                TableState::Completed | TableState::BeforeLoad | TableState::DoesNotExist => match at.suspended {
+                    true => TableState::Error,
+                    false => TableState::Completed,
+                },
+                state => state,
+            };
+            table.in_log.captured = at.captured;
+            table.in_log.applied = at.applied;
+            table.in_log.schema = at.schema;
+            table.updated = SystemTime::now();
+            *changed = Changed::Yes;
+        }
+        state.checkpoint = Some(checkpoint);
+        state.checkpoint_changed = Changed::Yes;
+        state.generation += 1;
+        self.state_changed.notify_one();
+    }
+
+    /// Moves the checkpoint and waits until it is kept.
+    pub async fn advance_and_wait(&self, checkpoint: Checkpoint) {
+        let mut saved = self.saved.subscribe();
+        self.advance(checkpoint, Vec::new());
+        let generation = self.lock().generation;
+        // The sender lives as long as we do.
+        let _ = saved.wait_for(|(kept, _)| *kept >= generation).await;
+    }
+
+    /// Tells of each checkpoint that was kept.
+    pub fn saved(&self) -> watch::Receiver<(u64, Option<Position>)> {
+        self.saved.subscribe()
+    }
+
+    /// The control plane has kept these.
+    pub fn keep(&self, news: News) {
+        if let Some(checkpoint) = news.checkpoint {
+            self.saved.send_replace((news.generation, Some(checkpoint.position)));
+        }
+    }
+
+    /// The control plane could not keep these: they are news again.
+    pub fn give_back(&self, news: News) {
+        let mut state = self.lock();
+        for (index, _) in news.tables {
+            if let Some((_, changed)) = state.tables.get_mut(index) {
+                *changed = Changed::Yes;
+            }
+        }
+        if news.checkpoint.is_some() {
+            state.checkpoint_changed = Changed::Yes;
+        }
+    }
+
+    /// The tables and the checkpoint that changed since the last call.
+    pub fn take_news(&self) -> News {
+        let mut state = self.lock();
+        let checkpoint = match std::mem::take(&mut state.checkpoint_changed) {
+            Changed::Yes => state.checkpoint.clone(),
+            Changed::No => None,
+        };
+        let generation = state.generation;
+        let changed = state.tables.iter_mut().enumerate().filter(|(_, (_, changed))| *changed == Changed::Yes);
+        let tables = changed.map(|(index, (table, changed))| {
+            *changed = Changed::No;
+            (index, table.clone())
+        });
+        News { tables: tables.collect(), checkpoint, generation }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
         // A panic while the lock is held leaves counters that are at worst one update old.
-        self.tables.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn place_of(&mut self, name: &TableName) -> usize {
+        match self.places.get(name) {
+            Some(place) => *place,
+            None => {
+                self.push(TableProgress::new(name.clone()), Changed::Yes);
+                self.tables.len() - 1
+            }
+        }
+    }
+
+    fn push(&mut self, table: TableProgress, changed: Changed) {
+        self.places.insert(table.name.clone(), self.tables.len());
+        self.tables.push((table, changed));
     }
 }
 
@@ -162,15 +351,46 @@ impl Progress {
 mod tests {
     use super::*;
 
+    fn name(table: &str) -> TableName {
+        TableName::new("s", table)
+    }
+
     #[test]
     fn reports_each_change_once() {
         let progress = Progress::default();
-        progress.set(vec![TableProgress::new(TableName::new("s", "a")), TableProgress::new(TableName::new("s", "b"))]);
-        assert_eq!(progress.take_changed().len(), 2);
-        assert!(progress.take_changed().is_empty());
+        progress.set(vec![TableProgress::new(name("a")), TableProgress::new(name("b"))]);
+        assert_eq!(progress.take_news().tables.len(), 2);
+        assert!(progress.take_news().is_empty());
         progress.update(1, |table| table.rows += 5);
-        let changed = progress.take_changed();
-        assert_eq!((changed.len(), changed[0].0, changed[0].1.rows), (1, 1, 5));
+        let news = progress.take_news();
+        assert_eq!((news.tables.len(), news.tables[0].0, news.tables[0].1.rows), (1, 1, 5));
+    }
+
+    #[test]
+    fn a_checkpoint_is_told_with_the_counts_of_its_place() {
+        let progress = Progress::of(vec![TableProgress::new(name("a"))], None);
+        let captured = Counts { inserts: 3, ..Counts::default() };
+        let at = |table: &str| AtCheckpoint {
+            name: name(table),
+            captured,
+            applied: Counts::default(),
+            suspended: false,
+            schema: None,
+        };
+        progress.advance(Checkpoint::unclean(Position::Lsn(7)), vec![at("a"), at("new")]);
+        let news = progress.take_news();
+        assert_eq!(news.checkpoint, Some(Checkpoint::unclean(Position::Lsn(7))));
+        let told: Vec<_> = news.tables.iter().map(|(index, table)| (*index, table.in_log.captured)).collect();
+        assert_eq!(told, [(0, captured), (1, captured)]);
+        assert!(progress.take_news().is_empty());
+
+        // What could not be kept comes again; what was kept is told to those who wait for it.
+        progress.give_back(news);
+        let news = progress.take_news();
+        assert_eq!((news.tables.len(), news.checkpoint.is_some()), (2, true));
+        let mut saved = progress.saved();
+        progress.keep(news);
+        assert_eq!(saved.borrow_and_update().1, Some(Position::Lsn(7)));
     }
 
     #[test]

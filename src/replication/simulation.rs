@@ -15,10 +15,10 @@ use rand::{Rng, SeedableRng};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::settings::{self, TaskSettings};
-use super::{Outcome, Report, Side, StopReason, TableProgress, TableState, TaskLog, TaskSpec, start};
+use super::{Migration, Outcome, Report, Side, StopReason, TableProgress, TableState, TaskLog, TaskSpec, start};
 use crate::connector::{
     ApplyException, Connection, CreateKey, Engine, PrepareMode, ReadPlan, Reader, Rejected, Snapshot, Source,
-    TableEntry, Target, Writer, Written,
+    StartPoint, TableEntry, Target, Writer, Written,
 };
 use crate::data::{
     Batch, Column, DataType, Error, ErrorKind, Family, Format, Result, TableKind, TableName, TableSchema, Value,
@@ -324,12 +324,17 @@ fn spec(world: &str, mode: &str, kept: &Kept) -> TaskSpec {
     let document = settings::create(Some(&wanted.to_string()), context).unwrap();
     TaskSpec {
         resource_id: "TASK".into(),
-        identifier: "task".into(),
+        migration: Migration::FullLoad,
         source: side(),
         target: side(),
         mapping: Mapping::parse(&mappings.to_string()).unwrap(),
         settings: TaskSettings::from_canonical(&document).unwrap(),
+        start: StartPoint::Now,
+        stop: None,
+        stops_after_load: true,
         tables: kept.0.clone(),
+        checkpoint: None,
+        spool: std::path::PathBuf::new(),
         log: Arc::new(TaskLog::nowhere()),
     }
 }
@@ -347,7 +352,10 @@ async fn live(world: &World, name: &str, mode: &str, kept: &mut Kept) -> Option<
         };
         match report {
             Ok(Some(Report::Running)) => {}
-            Ok(Some(Report::Tables(changed))) => kept.take(changed),
+            Ok(Some(Report::Progress { tables, kept: is_kept, .. })) => {
+                kept.take(tables);
+                let _ = is_kept.send(());
+            }
             Ok(Some(Report::Finished(outcome))) => break Some(outcome),
             Ok(None) => panic!("a task that is not killed says how it ended"),
             Err(_) if world.chance(3) => {

@@ -395,8 +395,10 @@ mod tests {
             spool.push(piece(number)).await.unwrap();
         }
         assert_eq!(number(&spool.pop().await.unwrap()), 0);
-        let _ = futures_util::poll!(Box::pin(spool.pop()));
-        assert_eq!(number(&spool.pop().await.unwrap()), 1);
+        // Unless the disk was quicker than we are.
+        if futures_util::poll!(Box::pin(spool.pop())).is_pending() {
+            assert_eq!(number(&spool.pop().await.unwrap()), 1);
+        }
         assert_eq!(number(&spool.pop().await.unwrap()), 2);
     }
 }

@@ -1,24 +1,34 @@
 //! One task at run time: attempts, recovery from lost servers, stopping, and reports to the control plane.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::full_load::FullLoad;
+use super::checkpoint::{Checkpoint, StopPoint};
 use super::log::{TaskLog, task_log};
+use super::metrics::{Metrics, Reading};
 use super::policy;
-use super::progress::{Progress, TableProgress, TableState};
+use super::progress::{News, Progress, TableProgress, TableState};
+use super::rules::Rules;
+use super::run::{Migration, Orders, Run};
 use super::settings::{Logging, TaskSettings};
-use crate::connector::{Connection, Engine};
-use crate::data::{Error, ErrorKind, TableName};
+use crate::connector::{Connection, Engine, StartPoint};
+use crate::data::{Error, ErrorKind, Format, TableName};
 use crate::mapping::Mapping;
 
 /// How often counts go to the control plane while rows move; changes of state go at once.
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The least time between two reports, so that a stream of small transactions does not become one of reports.
+const REPORT_PAUSE: Duration = Duration::from_millis(10);
+
+/// How long a task that follows a log may take to stop in good order; what was not durable then is undone.
+const STOP_GRACE: Duration = Duration::from_millis(1500);
 
 /// Reports that may wait for the control plane before the reporter waits too. Loads never wait for it.
 const REPORTS_MAX: usize = 16;
@@ -33,14 +43,22 @@ pub struct Side {
 pub struct TaskSpec {
     /// The tail of the task's ARN: how DMS's own messages name a task.
     pub resource_id: String,
-    /// `ReplicationTaskIdentifier`, for the control tables.
-    pub identifier: String,
+    pub migration: Migration,
     pub source: Side,
     pub target: Side,
     pub mapping: Mapping,
     pub settings: TaskSettings,
+    /// Where a fresh start without a full load begins.
+    pub start: StartPoint,
+    pub stop: Option<StopPoint>,
+    /// `StopTaskCachedChanges…` of the settings hold for this run: it is not the one that goes on after such a stop.
+    pub stops_after_load: bool,
     /// Tables as an earlier run left them, to resume from; empty for a fresh start.
     pub tables: Vec<TableProgress>,
+    /// Where an earlier run left the source's log; none for a fresh start.
+    pub checkpoint: Option<Checkpoint>,
+    /// The file for changes that wait and are too many for memory.
+    pub spool: PathBuf,
     pub log: Arc<TaskLog>,
 }
 
@@ -49,8 +67,14 @@ pub struct TaskSpec {
 pub enum Report {
     /// The task has its tables and starts to move rows.
     Running,
-    /// Tables that changed, with their place in the load order; the first report of a run holds all.
-    Tables(Vec<(usize, TableProgress)>),
+    /// What changed: tables with their place in the load order, of which the first report of a run holds all, and the
+    /// checkpoint that goes with them.
+    Progress {
+        tables: Vec<(usize, TableProgress)>,
+        checkpoint: Option<Checkpoint>,
+        /// To be told when all of it is kept, together. Dropped when it could not be: then it comes again.
+        kept: oneshot::Sender<()>,
+    },
     /// The last report.
     Finished(Outcome),
 }
@@ -67,6 +91,10 @@ pub enum Outcome {
 pub enum StopReason {
     Normal,
     FullLoadOnlyFinished,
+    AfterFullLoad,
+    AfterCachedEvents,
+    AtServerTime,
+    AtCommitTime,
 }
 
 impl StopReason {
@@ -74,6 +102,10 @@ impl StopReason {
         match self {
             StopReason::Normal => "NORMAL",
             StopReason::FullLoadOnlyFinished => "FULL_LOAD_ONLY_FINISHED",
+            StopReason::AfterFullLoad => "STOPPED_AFTER_FULL_LOAD",
+            StopReason::AfterCachedEvents => "STOPPED_AFTER_CACHED_EVENTS",
+            StopReason::AtServerTime => "STOPPED_AT_SERVER_TIME",
+            StopReason::AtCommitTime => "STOPPED_AT_COMMIT_TIME",
         }
     }
 }
@@ -84,6 +116,7 @@ pub struct TaskHandle {
     reloads: mpsc::UnboundedSender<Vec<TableName>>,
     runner: JoinHandle<()>,
     log: Arc<TaskLog>,
+    metrics: Arc<Metrics>,
 }
 
 impl TaskHandle {
@@ -96,6 +129,11 @@ impl TaskHandle {
     /// has ended and takes no more.
     pub fn reload(&self, tables: Vec<TableName>) -> bool {
         self.reloads.send(tables).is_ok()
+    }
+
+    /// How far behind the task is, and what waits in it.
+    pub fn reading(&self) -> Reading {
+        self.metrics.reading()
     }
 
     /// Changes how much the task's log tells from now on.
@@ -116,50 +154,75 @@ pub fn start(spec: TaskSpec) -> (TaskHandle, mpsc::Receiver<Report>) {
     let (stop, stopped) = watch::channel(false);
     let (reloads, to_reload) = mpsc::unbounded_channel();
     let log = spec.log.clone();
-    let runner = tokio::spawn(run(spec, reports, stopped, to_reload));
-    (TaskHandle { stop, reloads, runner, log }, receiver)
+    let metrics = Arc::new(Metrics::default());
+    let orders = Orders { reloads: to_reload, stopped };
+    let runner = tokio::spawn(run(spec, metrics.clone(), reports, orders));
+    (TaskHandle { stop, reloads, runner, log, metrics }, receiver)
 }
 
-async fn run(
-    spec: TaskSpec,
-    reports: mpsc::Sender<Report>,
-    mut stopped: watch::Receiver<bool>,
-    mut reloads: mpsc::UnboundedReceiver<Vec<TableName>>,
-) {
-    let progress = Progress::default();
-    // A table that an earlier run gave up gets another chance.
-    let tables = spec.tables.into_iter().map(|table| match table.state {
-        TableState::Error => TableProgress { state: TableState::BeforeLoad, ..table },
+/// What an earlier run left, as this one takes it up.
+fn progress(spec: &mut TaskSpec) -> Progress {
+    let tables = std::mem::take(&mut spec.tables).into_iter().map(|table| match table.state {
+        // A table that an earlier run gave up gets another chance, where it can be loaded.
+        TableState::Error if spec.migration.loads() => TableProgress { state: TableState::BeforeLoad, ..table },
         _ => table,
     });
-    progress.set(tables.collect());
-    // The control plane has these already.
-    progress.take_changed();
-    let load = Arc::new(FullLoad {
-        task: spec.identifier,
-        source: (spec.source.engine.open_source)(spec.source.connection),
-        target: (spec.target.engine.open_target)(spec.target.connection),
-        mapping: spec.mapping,
-        workers_max: AtomicUsize::new(spec.settings.full_load.max_full_load_sub_tasks),
-        settings: spec.settings,
+    Progress::of(tables.collect(), spec.checkpoint.take())
+}
+
+async fn run(mut spec: TaskSpec, metrics: Arc<Metrics>, reports: mpsc::Sender<Report>, mut orders: Orders) {
+    let progress = progress(&mut spec);
+    let (source, target) = (spec.source.engine, spec.target.engine);
+    let workers_max = spec.settings.full_load.max_full_load_sub_tasks;
+    let run = Arc::new(Run {
+        migration: spec.migration,
+        source: (source.open_source)(spec.source.connection),
+        target: (target.open_target)(spec.target.connection),
+        rules: Rules {
+            task: spec.resource_id,
+            mapping: Arc::new(spec.mapping),
+            settings: Arc::new(spec.settings),
+            log: spec.log,
+            format: if source.family == target.family { Format::Text } else { Format::Values },
+        },
         progress,
-        log: spec.log,
+        metrics,
+        workers_max: AtomicUsize::new(workers_max),
+        start: spec.start,
+        stop: spec.stop,
+        stops_after_load: spec.stops_after_load,
+        spool: spec.spool,
+        following: AtomicBool::new(false),
     });
-    task_log!(load.log, TaskManager, Info, "Task '{}' starts, full load only", load.task);
+    let log = &run.rules.log;
+    task_log!(log, TaskManager, Info, "Task '{}' starts, {}", run.rules.task, run.migration.as_str());
+    let mut stopped = orders.stopped.clone();
     let outcome = tokio::select! {
-        outcome = attempts(&load, &spec.resource_id, &reports, &mut reloads) => outcome,
-        () = report_changes(&load.progress, &reports) => Outcome::Stopped(StopReason::Normal),
-        _ = stopped.wait_for(|stop| *stop) => Outcome::Stopped(StopReason::Normal),
+        outcome = attempts(&run, &reports, &mut orders) => outcome,
+        () = report_changes(&run.progress, &reports) => Outcome::Stopped(StopReason::Normal),
+        () = stop_at_last(&run, &mut stopped) => Outcome::Stopped(StopReason::Normal),
     };
-    drop(reloads);
-    abandon_unfinished(&load.progress, &outcome);
+    drop(orders);
+    abandon_unfinished(&run.progress, &outcome);
     match &outcome {
-        Outcome::Stopped(reason) => task_log!(load.log, TaskManager, Info, "Task stopped, {}", reason.as_str()),
-        Outcome::Failed(message) => task_log!(load.log, TaskManager, Error, "{message}"),
+        Outcome::Stopped(reason) => task_log!(log, TaskManager, Info, "Task stopped, {}", reason.as_str()),
+        Outcome::Failed(message) => task_log!(log, TaskManager, Error, "{message}"),
     }
     // The control plane has gone when these fail; then nobody is left to be told.
-    let _ = reports.send(Report::Tables(load.progress.take_changed())).await;
+    let news = run.progress.take_news();
+    if !news.is_empty() {
+        let (kept, _) = oneshot::channel();
+        let _ = reports.send(Report::Progress { tables: news.tables, checkpoint: news.checkpoint, kept }).await;
+    }
     let _ = reports.send(Report::Finished(outcome)).await;
+}
+
+/// Ready when the task is told to stop, and not in good order within its time.
+async fn stop_at_last(run: &Run, stopped: &mut watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stop| *stop).await.map(drop);
+    if run.following.load(Ordering::SeqCst) {
+        tokio::time::sleep(STOP_GRACE).await;
+    }
 }
 
 /// Tables that were loading when the task ended will be loaded again from the start.
@@ -177,31 +240,57 @@ fn abandon_unfinished(progress: &Progress, outcome: &Outcome) {
 
 /// Sends what changed, for ever, until the control plane is gone.
 async fn report_changes(progress: &Progress, reports: &mpsc::Sender<Report>) {
-    let mut tick = tokio::time::interval(REPORT_INTERVAL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = Instant::now();
     loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = progress.state_changed.notified() => {}
-        }
+        let _ = timeout_at(last + REPORT_INTERVAL, progress.state_changed.notified()).await;
+        sleep_until(last + REPORT_PAUSE).await;
         // Room first: a change that is taken and still waits to be sent would be lost when the run ends meanwhile.
         let Ok(room) = reports.reserve().await else { return };
-        let changed = progress.take_changed();
-        if !changed.is_empty() {
-            room.send(Report::Tables(changed));
+        last = Instant::now();
+        let news = progress.take_news();
+        if news.is_empty() {
+            continue;
+        }
+        let (kept, is_kept) = oneshot::channel();
+        room.send(Report::Progress { tables: news.tables.clone(), checkpoint: news.checkpoint.clone(), kept });
+        let taken = Taken { progress, news: Some(news) };
+        match is_kept.await {
+            Ok(()) => taken.keep(),
+            Err(_) => {
+                drop(taken);
+                // The control plane has its trouble: no use in pressing it.
+                tokio::time::sleep(REPORT_INTERVAL).await;
+            }
         }
     }
 }
 
-/// Loads, and loads on after every error that may pass, as `RecoverableError…` of the task's settings say.
-async fn attempts(
-    load: &Arc<FullLoad>,
-    resource_id: &str,
-    reports: &mpsc::Sender<Report>,
-    reloads: &mut mpsc::UnboundedReceiver<Vec<TableName>>,
-) -> Outcome {
+/// What was sent and is not known to be kept: it is news again when that is never known.
+struct Taken<'a> {
+    progress: &'a Progress,
+    news: Option<News>,
+}
+
+impl Taken<'_> {
+    fn keep(mut self) {
+        if let Some(news) = self.news.take() {
+            self.progress.keep(news);
+        }
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if let Some(news) = self.news.take() {
+            self.progress.give_back(news);
+        }
+    }
+}
+
+/// Works, and works on after every error that may pass, as `RecoverableError…` of the task's settings say.
+async fn attempts(run: &Arc<Run>, reports: &mpsc::Sender<Report>, orders: &mut Orders) -> Outcome {
     let mut failures = 0;
-    let mut completed_before = 0;
+    let mut achieved_before = None;
     let mut announced = false;
     loop {
         let announce = async || {
@@ -209,34 +298,36 @@ async fn attempts(
                 let _ = reports.send(Report::Running).await;
             }
         };
-        let error = match load.run(announce, reloads).await {
-            Ok(()) => return Outcome::Stopped(StopReason::FullLoadOnlyFinished),
+        let error = match run.go(orders, announce).await {
+            Ok(reason) => return Outcome::Stopped(reason),
             Err(error) => error,
         };
         if error.kind != ErrorKind::Recoverable {
             return Outcome::Failed(last_error(&error, "FATAL"));
         }
-        let completed = load.progress.all().iter().filter(|table| table.state == TableState::Completed).count();
-        if completed > completed_before {
+        let completed = run.progress.all().iter().filter(|table| table.state == TableState::Completed).count();
+        let achieved = Some((completed, run.progress.checkpoint().map(|checkpoint| checkpoint.position)));
+        if achieved_before.is_some() && achieved != achieved_before {
             // Something was achieved: the count of failures in a row starts again.
             failures = 0;
         }
-        completed_before = completed;
+        achieved_before = achieved;
         if error.is_too_many_connections() {
-            load.ask_for_fewer_connections();
+            run.ask_for_fewer_connections();
         }
         failures += 1;
-        let Some(delay) = policy::retry_delay(failures, &load.settings.error_behavior) else {
-            task_log!(load.log, TaskManager, Error, "{error}");
+        let Some(delay) = policy::retry_delay(failures, &run.rules.settings.error_behavior) else {
+            task_log!(run.rules.log, TaskManager, Error, "{error}");
             return Outcome::Failed(match failures {
                 1 => last_error(&error, "RECOVERABLE"),
                 _ => format!(
-                    "Task '{resource_id}' was stopped after {} recovery attempts Stop Reason FATAL_ERROR Error Level FATAL",
+                    "Task '{}' was stopped after {} recovery attempts Stop Reason FATAL_ERROR Error Level FATAL",
+                    run.rules.task,
                     failures - 1
                 ),
             });
         };
-        task_log!(load.log, TaskManager, Warning, "{error}; next attempt in {} s", delay.as_secs());
+        task_log!(run.rules.log, TaskManager, Warning, "{error}; next attempt in {} s", delay.as_secs());
         if !announced {
             announced = true;
             let _ = reports.send(Report::Running).await;
@@ -257,7 +348,7 @@ mod tests {
     #[tokio::test]
     async fn a_change_that_cannot_be_reported_yet_is_kept_for_the_last_report() {
         let progress = Progress::default();
-        let (reports, _control_plane) = mpsc::channel(1);
+        let (reports, mut control_plane) = mpsc::channel(1);
         reports.send(Report::Running).await.unwrap();
         progress.set(vec![TableProgress::new(TableName::new("s", "t"))]);
         {
@@ -267,7 +358,13 @@ mod tests {
                 assert!(futures_util::poll!(reporting.as_mut()).is_pending());
                 tokio::task::yield_now().await;
             }
+            // Nor is one lost that was sent, when nobody has said yet that it is kept.
+            control_plane.recv().await.unwrap();
+            tokio::select! {
+                () = &mut reporting => panic!("the control plane is still there"),
+                report = control_plane.recv() => assert!(matches!(report, Some(Report::Progress { .. }))),
+            }
         }
-        assert_eq!(progress.take_changed().len(), 1);
+        assert_eq!(progress.take_news().tables.len(), 1);
     }
 }

@@ -179,20 +179,12 @@ impl Store {
         change: impl FnOnce(&mut Resource) -> std::result::Result<T, E>,
     ) -> Result<Option<std::result::Result<T, E>>> {
         let mut transaction = self.write.begin().await?;
-        let row = sqlx::query("SELECT * FROM resource WHERE arn = ?").bind(arn).fetch_optional(&mut *transaction);
-        let Some(mut resource) = row.await?.map(resource).transpose()? else {
+        let Some(mut resource) = read_resource(&mut transaction, arn).await? else {
             return Ok(None);
         };
         let outcome = change(&mut resource);
         if outcome.is_ok() {
-            sqlx::query("UPDATE resource SET identifier = ?, status = ?, spec = ?, body = ? WHERE arn = ?")
-                .bind(&resource.identifier)
-                .bind(&resource.status)
-                .bind(resource.spec.to_string())
-                .bind(resource.body.to_string())
-                .bind(arn)
-                .execute(&mut *transaction)
-                .await?;
+            write_resource(&mut transaction, &resource).await?;
             transaction.commit().await?;
         }
         Ok(Some(outcome))
@@ -272,6 +264,23 @@ impl Store {
         }
         transaction.commit().await
     }
+}
+
+async fn read_resource(connection: &mut SqliteConnection, arn: &str) -> Result<Option<Resource>> {
+    let row = sqlx::query("SELECT * FROM resource WHERE arn = ?").bind(arn).fetch_optional(connection).await?;
+    row.map(resource).transpose()
+}
+
+async fn write_resource(connection: &mut SqliteConnection, resource: &Resource) -> Result<()> {
+    sqlx::query("UPDATE resource SET identifier = ?, status = ?, spec = ?, body = ? WHERE arn = ?")
+        .bind(&resource.identifier)
+        .bind(&resource.status)
+        .bind(resource.spec.to_string())
+        .bind(resource.body.to_string())
+        .bind(&resource.arn)
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 async fn empty(connection: &mut SqliteConnection, table: &'static str) -> Result<()> {

@@ -1,9 +1,9 @@
 //! Statistics per table of a task: what DescribeTableStatistics shows and what a resumed task starts from.
 
 use serde_json::Value as Json;
-use sqlx::Row;
+use sqlx::{Row, SqliteConnection};
 
-use super::{Result, Store};
+use super::{Resource, Result, Store, read_resource, write_resource};
 
 /// One table of a task.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,28 +17,26 @@ pub struct TableRecord {
     pub body: Json,
     /// Of an interrupted load in mode `DO_NOTHING`: all rows of the target's table are its own.
     pub target_was_empty: bool,
+    /// JSON of what a task that follows the source's log goes on from; empty for others.
+    pub in_log: String,
 }
 
 impl Store {
-    /// Writes the newest state of some tables of a task, unless the task is gone.
-    pub async fn put_tables(&self, task: &str, tables: &[TableRecord]) -> Result<()> {
+    /// Writes the newest state of some tables of a task and lets `change` alter the task itself, all in one transaction;
+    /// nothing when the task is gone.
+    pub async fn put_progress(
+        &self,
+        task: &str,
+        tables: &[TableRecord],
+        change: impl FnOnce(&mut Resource),
+    ) -> Result<()> {
         let mut transaction = self.write.begin().await?;
+        let Some(mut resource) = read_resource(&mut transaction, task).await? else { return Ok(()) };
         for table in tables {
-            sqlx::query(
-                "INSERT OR REPLACE INTO table_statistics (task, position, schema_name, table_name, table_state, body,
-                 target_was_empty) SELECT ?, ?, ?, ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM resource WHERE arn = ?)",
-            )
-            .bind(task)
-            .bind(table.position)
-            .bind(&table.schema)
-            .bind(&table.table)
-            .bind(&table.state)
-            .bind(table.body.to_string())
-            .bind(table.target_was_empty)
-            .bind(task)
-            .execute(&mut *transaction)
-            .await?;
+            put_table(&mut transaction, task, table).await?;
         }
+        change(&mut resource);
+        write_resource(&mut transaction, &resource).await?;
         transaction.commit().await
     }
 
@@ -51,7 +49,8 @@ impl Store {
     /// All tables of a task, in load order.
     pub async fn tables(&self, task: &str) -> Result<Vec<TableRecord>> {
         let rows = sqlx::query(
-            "SELECT position, schema_name, table_name, table_state, body, target_was_empty FROM table_statistics
+            "SELECT position, schema_name, table_name, table_state, body, target_was_empty, in_log
+             FROM table_statistics
              WHERE task = ? ORDER BY position, schema_name, table_name",
         )
         .bind(task)
@@ -67,8 +66,27 @@ impl Store {
                     state: row.try_get(3)?,
                     body: serde_json::from_str(&body).map_err(|error| sqlx::Error::Decode(error.into()))?,
                     target_was_empty: row.try_get(5)?,
+                    in_log: row.try_get(6)?,
                 })
             })
             .collect()
     }
+}
+
+async fn put_table(connection: &mut SqliteConnection, task: &str, table: &TableRecord) -> Result<()> {
+    sqlx::query(
+        "INSERT OR REPLACE INTO table_statistics (task, position, schema_name, table_name, table_state, body,
+         target_was_empty, in_log) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(task)
+    .bind(table.position)
+    .bind(&table.schema)
+    .bind(&table.table)
+    .bind(&table.state)
+    .bind(table.body.to_string())
+    .bind(table.target_was_empty)
+    .bind(&table.in_log)
+    .execute(connection)
+    .await?;
+    Ok(())
 }

@@ -3,10 +3,13 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::super::settings;
+use super::super::log::TaskLog;
+use super::super::settings::{self, TaskSettings};
 use super::*;
 use crate::connector::testing::postgres::{PostgresServer, postgres_server};
-use crate::connector::{Beginning, Capture, ChangeReader, Source, engine};
+use crate::connector::{Beginning, Capture, Source, engine};
+use crate::data::Format;
+use crate::mapping::Mapping;
 
 /// A source and a target with the same tables, and the log between them.
 struct Pair {
@@ -33,6 +36,7 @@ impl Pair {
         let capture = Capture {
             task: from.clone(),
             tables,
+            loaded_at: HashMap::new(),
             selects: Arc::new(|name| name.schema == "public"),
             format: Format::Text,
             lob_bytes_max: None,
@@ -54,9 +58,9 @@ impl Pair {
             capture,
             beginning: position,
             rules: Rules {
-                task: "task".into(),
-                mapping: Mapping::parse(&mappings.to_string()).unwrap(),
-                settings: TaskSettings::from_canonical(&settings).unwrap(),
+                task: "TASK".into(),
+                mapping: Arc::new(Mapping::parse(&mappings.to_string()).unwrap()),
+                settings: Arc::new(TaskSettings::from_canonical(&settings).unwrap()),
                 log: Arc::new(TaskLog::nowhere()),
                 format: Format::Text,
             },
@@ -68,29 +72,25 @@ impl Pair {
     }
 
     /// Applies the log until the place where it is now; gives the counts by table.
-    async fn catch_up(&self, tolerant: bool) -> Vec<(String, Counts, Counts)> {
-        let mut apply = Apply::start(&self.rules, &*self.target, tolerant).await.unwrap();
+    async fn catch_up(&self, replay: bool) -> Vec<AtCheckpoint> {
         let mut reader = self.source.changes(&self.capture, &self.beginning).await.unwrap();
-        let end = lsn(&self.server.sql(&self.from, "SELECT pg_current_wal_flush_lsn()").parse().unwrap());
+        let end: Position = self.server.sql(&self.from, "SELECT pg_current_wal_flush_lsn()").parse().unwrap();
+        let names = self.capture.tables.iter().map(|table| (table.name.clone(), Known::default()));
+        let tolerant_until = replay.then_some(end.clone());
+        let start = Start { tables: names.collect(), tolerant_until, ..Start::default() };
+        let mut apply = Apply::start(&self.rules, &*self.target, start).await.unwrap();
         // A last transaction: of log without any for us the server tells only when it likes to.
         self.server.sql(&self.from, "INSERT INTO ends DEFAULT VALUES");
-        while self.next(&mut *reader, &mut apply).await < end {}
-        let counts = apply.counts().map(|(name, captured, applied)| (name.table.clone(), captured, applied));
-        counts.filter(|(table, ..)| table != "ends").collect()
-    }
-
-    async fn next(&self, reader: &mut dyn ChangeReader, apply: &mut Apply<'_>) -> u64 {
-        let mut piece = Changes::default();
-        reader.next(&mut piece).await.unwrap();
-        let idle = piece.entries.is_empty() || matches!(piece.entries.last(), Some(Entry::Commit { .. }));
-        apply.take(piece, idle).await.unwrap().as_ref().map_or(0, lsn)
-    }
-}
-
-fn lsn(position: &Position) -> u64 {
-    match position {
-        Position::Lsn(lsn) => *lsn,
-        Position::Binlog { .. } => 0,
+        let mut all = None;
+        while all.as_ref().is_none_or(|durable: &Durable| durable.position < end) {
+            let mut piece = Changes::default();
+            reader.next(&mut piece).await.unwrap();
+            let idle = piece.entries.is_empty() || matches!(piece.entries.last(), Some(Entry::Commit { .. }));
+            let (durable, halt) = apply.take(piece, idle).await.unwrap();
+            assert_eq!(halt, None);
+            all = merge(all, durable);
+        }
+        all.unwrap().tables.into_iter().filter(|table| table.name.table != "ends").collect()
     }
 }
 
@@ -151,8 +151,8 @@ async fn whatever_happened_on_the_source_is_so_on_the_target() {
         let counts = pair.catch_up(false).await;
         let (source, target) = pair.both(ALL);
         assert_eq!(source, target, "seed {seed}");
-        for (table, captured, applied) in &counts {
-            assert_eq!(captured, applied, "{table}");
+        for table in &counts {
+            assert_eq!(table.captured, table.applied, "{}", table.name);
         }
         assert_eq!(counts.len(), 4);
         assert_eq!(pair.server.sql(&pair.to, "SELECT to_regclass('public.awsdms_apply_exceptions')"), "");
@@ -183,7 +183,6 @@ async fn a_change_that_is_refused_is_recorded_and_takes_no_other_along() {
         INSERT INTO \"public\".\"t\" (\"a\", \"b\") VALUES ('3', '13')\n\
         UPDATE \"public\".\"t\" SET \"a\" = '3', \"b\" = '5' WHERE \"a\" = '3'";
     assert_eq!(pair.server.sql(&pair.to, recorded), expected);
-    let (_, captured, applied) = &counts[0];
-    assert_eq!(*captured, Counts { inserts: 4, updates: 2, deletes: 1 });
-    assert_eq!(*applied, Counts { inserts: 2, updates: 1, deletes: 1 });
+    assert_eq!(counts[0].captured, Counts { inserts: 4, updates: 2, deletes: 1, ddls: 0 });
+    assert_eq!(counts[0].applied, Counts { inserts: 2, updates: 1, deletes: 1, ddls: 0 });
 }

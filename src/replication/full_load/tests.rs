@@ -1,11 +1,20 @@
 //! The load against a source and a target that do as they are told.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
-use super::super::settings::{self, Context};
+use tokio::sync::watch;
+
+use super::super::log::TaskLog;
+use super::super::metrics::Metrics;
+use super::super::progress::Progress;
+use super::super::rules::Rules;
+use super::super::run::{Migration, Orders};
+use super::super::settings::{self, Context, TaskSettings};
 use super::*;
-use crate::connector::{CreateKey, Reader, Rejected, TableEntry, Writer};
+use crate::connector::{CreateKey, Reader, Rejected, Source, StartPoint, TableEntry, Target, Writer};
 use crate::data::{Column, DataType, Family, TableKind, TableSchema, Value};
+use crate::mapping::Mapping;
 
 const ROWS: usize = 10;
 
@@ -180,11 +189,11 @@ impl Writer for Into {
     }
 }
 
-fn load(world: &Arc<World>, mode: &str) -> Arc<FullLoad> {
+fn load(world: &Arc<World>, mode: &str) -> Arc<Run> {
     load_with(world, serde_json::json!({ "FullLoadSettings": { "TargetTablePrepMode": mode } }))
 }
 
-fn load_with(world: &Arc<World>, settings: serde_json::Value) -> Arc<FullLoad> {
+fn load_with(world: &Arc<World>, settings: serde_json::Value) -> Arc<Run> {
     let select = |id: &str, action: &str, table: &str| {
         serde_json::json!({
             "rule-type": "selection", "rule-id": id, "rule-name": id, "rule-action": action,
@@ -196,27 +205,49 @@ fn load_with(world: &Arc<World>, settings: serde_json::Value) -> Arc<FullLoad> {
     let mappings = serde_json::json!({ "rules": rules });
     let context = Context { replication_instance_identifier: "ri", task_resource_id: "TASK" };
     let settings = settings::create(Some(&settings.to_string()), context).unwrap();
-    Arc::new(FullLoad {
-        task: "task".to_owned(),
+    Arc::new(Run {
+        migration: Migration::FullLoad,
         source: Box::new(End(world.clone())),
         target: Box::new(End(world.clone())),
-        mapping: Mapping::parse(&mappings.to_string()).unwrap(),
-        settings: TaskSettings::from_canonical(&settings).unwrap(),
+        rules: Rules {
+            task: "TASK".to_owned(),
+            mapping: Arc::new(Mapping::parse(&mappings.to_string()).unwrap()),
+            settings: Arc::new(TaskSettings::from_canonical(&settings).unwrap()),
+            log: Arc::new(TaskLog::nowhere()),
+            format: Format::Text,
+        },
         progress: Progress::default(),
+        metrics: Arc::new(Metrics::default()),
         workers_max: AtomicUsize::new(8),
-        log: Arc::new(TaskLog::nowhere()),
+        start: StartPoint::Now,
+        stop: None,
+        stops_after_load: true,
+        spool: std::path::PathBuf::new(),
+        following: AtomicBool::new(false),
     })
+}
+
+/// What nobody asks for.
+fn no_orders() -> Orders {
+    Orders { reloads: mpsc::unbounded_channel().1, stopped: watch::channel(false).1 }
 }
 
 fn name(table: &str) -> TableName {
     TableName::new("s", table)
 }
 
-async fn loading(load: &Arc<FullLoad>) -> Loading {
+async fn loading(load: &Arc<Run>) -> Loading {
     let (plans, _) = load.plan().await.unwrap();
     load.progress.set(load.carried_over(&plans));
-    let snapshot = Arc::from(load.source.snapshot(2).await.unwrap());
-    Loading { load: load.clone(), plans, snapshot, running: JoinSet::new(), active: HashMap::new() }
+    Loading {
+        load: load.clone(),
+        plans: plans.into_iter().enumerate().collect(),
+        moment: load.moment(2).await.unwrap(),
+        until: Until::Finished,
+        running: JoinSet::new(),
+        active: HashMap::new(),
+        again: HashSet::new(),
+    }
 }
 
 #[tokio::test]
@@ -253,25 +284,23 @@ async fn a_reload_asked_for_at_the_last_moment_is_done_and_a_later_one_refused()
 async fn do_nothing_keeps_what_was_there_and_nothing_of_an_interrupted_load() {
     let world = Arc::new(World::default());
     let load = load(&world, "DO_NOTHING");
-    let (_reload, mut reloads) = mpsc::unbounded_channel();
     world.breaks.store(2, Ordering::SeqCst);
-    assert_eq!(load.run(async || {}, &mut reloads).await.unwrap_err().kind, ErrorKind::Recoverable);
+    assert_eq!(load.go(&mut no_orders(), async || {}).await.unwrap_err().kind, ErrorKind::Recoverable);
     assert!(world.rows.lock().unwrap().values().any(|rows| *rows > 0));
     world.breaks.store(0, Ordering::SeqCst);
-    load.run(async || {}, &mut reloads).await.unwrap();
+    load.go(&mut no_orders(), async || {}).await.unwrap();
     assert_eq!(*world.rows.lock().unwrap(), HashMap::from(["T", "t"].map(|table| (name(table), ROWS as u64))));
     // What the task has completed is the user's from then on.
     load.progress.set(Vec::new());
-    load.run(async || {}, &mut reloads).await.unwrap();
+    load.go(&mut no_orders(), async || {}).await.unwrap();
     assert_eq!(world.rows.lock().unwrap()[&name("t")], 2 * ROWS as u64);
 }
 
 #[tokio::test]
 async fn do_nothing_needs_no_right_to_read_the_target() {
     let world = Arc::new(World { blind: true, ..World::default() });
-    let (_reload, mut reloads) = mpsc::unbounded_channel();
     let load = load(&world, "DO_NOTHING");
-    load.run(async || {}, &mut reloads).await.unwrap();
+    load.go(&mut no_orders(), async || {}).await.unwrap();
     assert!(load.progress.all().iter().all(|table| table.state == TableState::Completed));
 }
 
@@ -293,7 +322,7 @@ async fn every_cut_value_of_a_batch_counts_towards_the_escalation() {
         let load = load_with(&world, serde_json::json!({ "ErrorBehavior": { "DataErrorEscalationCount": 3 } }));
         let loading = loading(&load).await;
         let mut account =
-            TableAccount { load: &load, index: 0, plan: &loading.plans[0], truncated: 0, suspended: false };
+            TableAccount { load: &load, index: 0, plan: &loading.plans[&0], truncated: 0, suspended: false };
         let mut batch = Batch::new();
         batch.add_truncated(values);
         let outcome = account.wrote(&batch, Written::default()).await;
@@ -306,8 +335,7 @@ async fn a_table_that_a_row_suspends_does_not_stop_the_task() {
     let world = Arc::new(World { cuts: true, ..World::default() });
     let policies = serde_json::json!({ "DataTruncationErrorPolicy": "SUSPEND_TABLE", "TableErrorPolicy": "STOP_TASK" });
     let load = load_with(&world, serde_json::json!({ "ErrorBehavior": policies }));
-    let (_reload, mut reloads) = mpsc::unbounded_channel();
-    load.run(async || {}, &mut reloads).await.unwrap();
+    load.go(&mut no_orders(), async || {}).await.unwrap();
     assert!(load.progress.all().iter().all(|table| table.state == TableState::Error));
 }
 
@@ -318,8 +346,7 @@ async fn a_table_whose_bad_rows_cannot_be_recorded_is_suspended_alone() {
     {
         let world = Arc::new(World { refuses: Some(refuses), ..World::default() });
         let load = load_with(&world, serde_json::json!({}));
-        let (_reload, mut reloads) = mpsc::unbounded_channel();
-        let ended = load.run(async || {}, &mut reloads).await.map_err(|error| error.kind);
+        let ended = load.go(&mut no_orders(), async || {}).await.map(drop).map_err(|error| error.kind);
         assert_eq!(ended, outcome, "{refuses:?}");
         let suspended = load.progress.all().iter().all(|table| table.state == TableState::Error);
         assert_eq!(suspended, outcome.is_ok(), "{refuses:?}");
@@ -330,8 +357,7 @@ async fn a_table_whose_bad_rows_cannot_be_recorded_is_suspended_alone() {
 async fn a_table_that_is_named_and_not_there_is_told_and_does_not_stop_the_task() {
     let world = Arc::new(World { explicit: true, ..World::default() });
     let load = load_with(&world, serde_json::json!({}));
-    let (_reload, mut reloads) = mpsc::unbounded_channel();
-    load.run(async || {}, &mut reloads).await.unwrap();
+    load.go(&mut no_orders(), async || {}).await.unwrap();
     let states: Vec<_> = load.progress.all().into_iter().map(|table| (table.name.table, table.state)).collect();
     let completed = ["T", "t"].map(|table| (table.to_owned(), TableState::Completed));
     assert_eq!(states, [completed.to_vec(), vec![("gone".to_owned(), TableState::DoesNotExist)]].concat());

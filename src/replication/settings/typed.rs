@@ -21,6 +21,10 @@ pub struct TaskSettings {
     pub control_tables: ControlTables,
     #[serde(rename = "ChangeProcessingTuning")]
     pub change_processing: ChangeProcessing,
+    #[serde(rename = "ChangeProcessingDdlHandlingPolicy")]
+    pub ddl_handling: DdlHandling,
+    #[serde(rename = "LoopbackPreventionSettings")]
+    pub loopback_prevention: Option<LoopbackPrevention>,
     #[serde(rename = "Logging")]
     pub logging: Logging,
 }
@@ -53,14 +57,54 @@ pub struct FullLoad {
     pub commit_rate: usize,
 }
 
+/// How changes are gathered for the target.
 /// <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Tasks.CustomizingTasks.TaskSettings.ChangeProcessingTuning.html>
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ChangeProcessing {
     /// Changes that a transaction of the target holds at least when more are at hand.
     pub min_transaction_size: usize,
+    /// The longest that transactions are gathered for one of the target, in seconds.
+    #[serde(rename = "CommitTimeout")]
+    pub commit_timeout_s: u64,
     /// Prepared statements kept on the target, 0 to 200.
     pub statement_cache_size: usize,
+    /// Batch apply: the least time between two batches, in seconds …
+    #[serde(rename = "BatchApplyTimeoutMin")]
+    pub batch_timeout_min_s: u64,
+    /// … and the longest.
+    #[serde(rename = "BatchApplyTimeoutMax")]
+    pub batch_timeout_max_s: u64,
+    /// Memory of a batch, in MB.
+    #[serde(rename = "BatchApplyMemoryLimit")]
+    pub batch_memory_limit_mb: u64,
+    /// Changes in a batch at most; 0 for any number.
+    pub batch_split_size: usize,
+    /// Memory of all that waits for the target, in MB; more goes to disk.
+    #[serde(rename = "MemoryLimitTotal")]
+    pub memory_limit_total_mb: u64,
+}
+
+/// Which statements of the source are carried to the target.
+/// <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Tasks.CustomizingTasks.TaskSettings.DDLHandling.html>
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DdlHandling {
+    pub handle_source_table_dropped: bool,
+    pub handle_source_table_truncated: bool,
+    pub handle_source_table_altered: bool,
+}
+
+/// <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Task.CDC.html#CHAP_Task.CDC.Bidirectional>
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct LoopbackPrevention {
+    #[serde(rename = "EnableLoopbackPrevention")]
+    pub enabled: bool,
+    /// Where the task of the other direction keeps `awsdms_loopback_prevention` on this task's source …
+    pub source_schema: String,
+    /// … and where this one keeps it on its target.
+    pub target_schema: String,
 }
 
 fn prepare_mode<'de, D: Deserializer<'de>>(word: D) -> Result<PrepareMode, D::Error> {

@@ -1,5 +1,6 @@
 //! The log of a real server.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ async fn capture(pair: &Pair, format: Format) -> Capture {
     Capture {
         task: format!("TASK{}", pair.source_database.to_uppercase()),
         tables: pair.source.describe(&tables).await.unwrap(),
+        loaded_at: HashMap::new(),
         selects: Arc::new(|name| name.schema == "public"),
         format,
         lob_bytes_max: None,

@@ -1,0 +1,67 @@
+//! What a task writes on its own account into the transactions in which it applies changes.
+
+use super::super::checkpoint::recovery_checkpoint;
+use super::super::control_tables::{ControlTable, SERVER_NAME, is_loopback_prevention, moment};
+use super::super::rules::Rules;
+use crate::connector::{Applier, Target};
+use crate::data::{Position, Result, TableName};
+use std::time::SystemTime;
+
+pub(super) struct OwnTables {
+    /// With `TaskRecoveryTableEnabled`: changes and their place in the log become durable together.
+    txn_state: Option<ControlTable>,
+    /// With `EnableLoopbackPrevention`: the first row of every transaction says that it came from here.
+    loopback: Option<ControlTable>,
+    /// Where the source has the mark of the task of the other direction.
+    echo_schema: Option<String>,
+    transactions: u64,
+}
+
+impl OwnTables {
+    pub fn new(rules: &Rules, target: &dyn Target) -> OwnTables {
+        let settings = &rules.settings;
+        let family = target.family();
+        let loopback = settings.loopback_prevention.as_ref().filter(|loopback| loopback.enabled);
+        OwnTables {
+            txn_state: settings
+                .target_metadata
+                .task_recovery_table_enabled
+                .then(|| ControlTable::txn_state(family, &settings.control_tables.control_schema)),
+            loopback: loopback.map(|loopback| ControlTable::loopback_prevention(family, &loopback.target_schema)),
+            echo_schema: loopback.map(|loopback| loopback.source_schema.clone()),
+            transactions: 0,
+        }
+    }
+
+    pub async fn create(&self, target: &dyn Target) -> Result<()> {
+        for table in [&self.txn_state, &self.loopback].into_iter().flatten() {
+            table.create(target).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether rows of this table of the source mark transactions that came from this task's target.
+    pub fn is_echo(&self, name: &TableName) -> bool {
+        self.echo_schema.as_ref().is_some_and(|schema| is_loopback_prevention(name, schema))
+    }
+
+    /// Marks a transaction that has just begun; tells whether anything was written.
+    pub async fn mark(&mut self, applier: &mut dyn Applier, rules: &Rules) -> Result<bool> {
+        let Some(table) = &self.loopback else { return Ok(false) };
+        self.transactions += 1;
+        let values = [Some(rules.task.clone()), Some(self.transactions.to_string())];
+        table.put(applier, rules.format, &values).await?;
+        Ok(true)
+    }
+
+    pub async fn keep_place(&self, applier: &mut dyn Applier, rules: &Rules, position: &Position) -> Result<()> {
+        let Some(table) = &self.txn_state else { return Ok(()) };
+        let values = [
+            Some(SERVER_NAME.to_owned()),
+            Some(rules.task.clone()),
+            Some(moment(SystemTime::now())),
+            Some(recovery_checkpoint(position)),
+        ];
+        table.put(applier, rules.format, &values).await
+    }
+}

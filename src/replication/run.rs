@@ -1,0 +1,382 @@
+//! One run of a task: the tables it has, what it does with them, and in which order.
+//!
+//! With changes, the run first makes the source keep its log, then loads the tables from a snapshot of that moment, then
+//! follows the log from there. The log is the cache of what changes during the load. A table that is loaded later (after an
+//! interruption, again, or because it is new) is loaded from a snapshot at a later place of the log, and what the log has
+//! of it before that place is passed over.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+use tokio::sync::{mpsc, watch};
+
+use super::apply::{Known, Start};
+use super::checkpoint::{Checkpoint, StopPoint};
+use super::follow::Followed;
+use super::full_load::Until;
+use super::log::task_log;
+use super::metrics::Metrics;
+use super::progress::{Progress, TableProgress, TableState};
+use super::rules::{Rules, refused};
+use super::task::StopReason;
+use crate::connector::{
+    Adoption, Beginning, Capture, CreateKey, PrepareMode, Snapshot, Source, StartPoint, TableEntry, Target,
+};
+use crate::data::{Error, Position, Result, TableKind, TableName, TableSchema};
+use crate::mapping::{TablePlan, check_targets};
+
+/// A piece of the log ends at this size.
+const PIECE_BYTES_MAX: usize = 1 << 20;
+
+/// `MigrationType`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Migration {
+    FullLoad,
+    FullLoadAndCdc,
+    Cdc,
+}
+
+impl Migration {
+    pub fn of(text: &str) -> Option<Migration> {
+        match text {
+            "full-load" => Some(Migration::FullLoad),
+            "full-load-and-cdc" => Some(Migration::FullLoadAndCdc),
+            "cdc" => Some(Migration::Cdc),
+            _ => None,
+        }
+    }
+
+    /// As DMS writes it into the log of a task.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Migration::FullLoad => "full load only",
+            Migration::FullLoadAndCdc => "full load and CDC",
+            Migration::Cdc => "CDC only",
+        }
+    }
+
+    pub fn loads(self) -> bool {
+        self != Migration::Cdc
+    }
+
+    pub fn has_changes(self) -> bool {
+        self != Migration::FullLoad
+    }
+}
+
+/// Everything a run works with.
+pub(super) struct Run {
+    pub migration: Migration,
+    pub source: Box<dyn Source>,
+    pub target: Box<dyn Target>,
+    pub rules: Rules,
+    pub progress: Progress,
+    pub metrics: Arc<Metrics>,
+    /// Tables that may load at once: `MaxFullLoadSubTasks`, less when a server has not that many connections.
+    pub workers_max: AtomicUsize,
+    /// Where a task without a full load begins.
+    pub start: StartPoint,
+    pub stop: Option<StopPoint>,
+    pub stops_after_load: bool,
+    /// Where changes that wait are put when they are too many for memory.
+    pub spool: PathBuf,
+    /// Changes are followed: a stop waits for a good moment.
+    pub following: AtomicBool,
+}
+
+/// What comes to a running task from outside.
+pub(super) struct Orders {
+    pub reloads: mpsc::UnboundedReceiver<Vec<TableName>>,
+    pub stopped: watch::Receiver<bool>,
+}
+
+/// A view of the source's tables.
+#[derive(Clone)]
+pub(super) struct Moment {
+    pub snapshot: Arc<dyn Snapshot>,
+    /// Its place in the log, where that is beyond the place from which the log is read.
+    pub position: Option<Position>,
+}
+
+impl Run {
+    /// Does all that the task is to do, from where it stands.
+    pub async fn go(self: &Arc<Self>, orders: &mut Orders, started: impl AsyncFnOnce()) -> Result<StopReason> {
+        let (plans, missing) = self.plan().await?;
+        let mut tables = self.carried_over(&plans);
+        tables.extend(missing.into_iter().map(TableProgress::missing));
+        self.progress.set(tables);
+        started().await;
+        let plans: HashMap<usize, TablePlan> = plans.into_iter().enumerate().collect();
+        match self.migration {
+            Migration::FullLoad => {
+                if self.waiting(&plans) > 0 {
+                    let moment = self.moment(self.workers(self.waiting(&plans))).await?;
+                    self.load(plans, moment, Until::Finished, &mut orders.reloads).await?;
+                }
+                Ok(StopReason::FullLoadOnlyFinished)
+            }
+            Migration::FullLoadAndCdc | Migration::Cdc => self.replicate(plans, orders).await,
+        }
+    }
+
+    /// Tables that are still to be loaded.
+    fn waiting(&self, plans: &HashMap<usize, TablePlan>) -> usize {
+        let waits = |index: &&usize| {
+            matches!(self.progress.get(**index).state, TableState::BeforeLoad | TableState::BeingReloaded)
+        };
+        plans.keys().filter(waits).count()
+    }
+
+    async fn replicate(
+        self: &Arc<Self>,
+        mut plans: HashMap<usize, TablePlan>,
+        orders: &mut Orders,
+    ) -> Result<StopReason> {
+        let settings = &self.rules.settings.full_load;
+        let fresh = self.progress.checkpoint().is_none();
+        let mut beginning = if fresh { self.begin(&plans).await? } else { None };
+        if !fresh {
+            self.adopt(self.unknown_to_log(&plans)).await?;
+        }
+        let mut first = fresh;
+        loop {
+            if self.migration.loads() && self.waiting(&plans) > 0 {
+                let moment = match beginning.take() {
+                    Some(moment) => moment,
+                    None => self.moment(self.workers(self.waiting(&plans))).await?,
+                };
+                self.load(plans.clone(), moment, Until::Loaded, &mut orders.reloads).await?;
+                if settings.stop_task_cached_changes_not_applied && self.stops_after_load {
+                    return Ok(StopReason::AfterFullLoad);
+                }
+            }
+            beginning = None;
+            match self.follow(first, orders).await? {
+                Followed::Stopped(reason) => return Ok(reason),
+                Followed::New(names) => self.add(names, &mut plans).await?,
+                Followed::Reload(names) => self.reload(names, &mut plans).await?,
+            }
+            first = false;
+        }
+    }
+
+    /// Makes the source keep its log from now on.
+    async fn begin(&self, plans: &HashMap<usize, TablePlan>) -> Result<Option<Moment>> {
+        let capture = self.capture(plans.values().map(|plan| plan.source.clone()).collect());
+        let (moment, position) = match self.migration {
+            Migration::Cdc => {
+                let position = self.source.begin_capture_at(&capture, &self.start).await?;
+                (None, position)
+            }
+            Migration::FullLoad | Migration::FullLoadAndCdc => {
+                let Beginning { snapshot, position } =
+                    self.source.begin_capture(&capture, self.workers(plans.len())).await?;
+                (Some(Moment { snapshot: Arc::from(snapshot), position: None }), position)
+            }
+        };
+        task_log!(self.rules.log, SourceCapture, Info, "Changes are captured from position {position}");
+        if self.migration == Migration::Cdc {
+            for (index, plan) in plans {
+                self.present(*index, plan).await?;
+            }
+        }
+        self.progress.advance_and_wait(Checkpoint::unclean(position)).await;
+        Ok(moment)
+    }
+
+    /// A table that is not loaded: it is made on the target where it is missing.
+    async fn present(&self, index: usize, plan: &TablePlan) -> Result<()> {
+        self.target.prepare(&plan.target, PrepareMode::DoNothing, CreateKey::WithTable).await?;
+        self.progress.update(index, |table| {
+            table.state = TableState::Completed;
+            table.in_log.schema = Some(plan.source.clone());
+        });
+        Ok(())
+    }
+
+    /// Planned tables that the capture did not begin with.
+    fn unknown_to_log(&self, plans: &HashMap<usize, TablePlan>) -> Vec<TableName> {
+        let unknown = plans.iter().filter(|(index, _)| self.progress.get(**index).in_log.schema.is_none());
+        unknown.map(|(_, plan)| plan.source.name.clone()).collect()
+    }
+
+    async fn adopt(&self, names: Vec<TableName>) -> Result<Adoption> {
+        match names.is_empty() {
+            true => Ok(Adoption::InLog),
+            false => self.source.adopt(&self.capture(Vec::new()), &names).await,
+        }
+    }
+
+    /// Tables that came into being while the log was followed, and whose rows it lacks.
+    async fn add(&self, names: Vec<TableName>, plans: &mut HashMap<usize, TablePlan>) -> Result<()> {
+        for plan in self.plans_of(names).await? {
+            let place = self.progress.place_of(&plan.source.name);
+            self.progress.update(place, |table| table.state = TableState::BeforeLoad);
+            plans.insert(place, plan);
+        }
+        Ok(())
+    }
+
+    async fn reload(&self, names: Vec<TableName>, plans: &mut HashMap<usize, TablePlan>) -> Result<()> {
+        for plan in self.plans_of(names).await? {
+            let place = self.progress.place_of(&plan.source.name);
+            task_log!(self.rules.log, TablesManager, Info, "Table {} is loaded again", plan.source.name);
+            self.progress.update(place, |table| {
+                table.reloaded = true;
+                // With DO_NOTHING it is for the user to empty the table before, says the guide.
+                table.target_was_empty = false;
+                table.state = TableState::BeingReloaded;
+            });
+            plans.insert(place, plan);
+        }
+        Ok(())
+    }
+
+    async fn plans_of(&self, names: Vec<TableName>) -> Result<Vec<TablePlan>> {
+        let entries: Vec<TableEntry> =
+            names.into_iter().map(|name| TableEntry { name, kind: TableKind::Table }).collect();
+        self.source.describe(&entries).await?.iter().map(|table| self.rules.plan(table)).collect()
+    }
+
+    /// Opens a view of the source as it is now.
+    pub async fn moment(&self, readers: usize) -> Result<Moment> {
+        if !self.migration.has_changes() {
+            return Ok(Moment { snapshot: Arc::from(self.source.snapshot(readers).await?), position: None });
+        }
+        let Beginning { snapshot, position } = self.source.snapshot_in_log(&self.capture(Vec::new()), readers).await?;
+        Ok(Moment { snapshot: Arc::from(snapshot), position: Some(position) })
+    }
+
+    pub fn capture(&self, tables: Vec<TableSchema>) -> Capture {
+        let mapping = self.rules.mapping.clone();
+        let loopback = self.rules.settings.loopback_prevention.clone().filter(|loopback| loopback.enabled);
+        Capture {
+            task: self.rules.task.clone(),
+            tables,
+            loaded_at: HashMap::new(),
+            selects: Arc::new(move |name| {
+                let echo = loopback.as_ref().is_some_and(|loopback| {
+                    super::control_tables::is_loopback_prevention(name, &loopback.source_schema)
+                });
+                echo || (!is_own(name) && mapping.selects(name, TableKind::Table).is_some())
+            }),
+            format: self.rules.format,
+            lob_bytes_max: self.rules.lob_bytes_max(),
+            batch_bytes: PIECE_BYTES_MAX,
+        }
+    }
+
+    /// The tables as the log has them at the checkpoint, and what applying must know of them.
+    pub fn tables_in_log(&self, from: &Position) -> (Capture, Start) {
+        let mut start = Start::default();
+        let mut capture = self.capture(Vec::new());
+        for table in self.progress.all() {
+            if table.state == TableState::DoesNotExist {
+                continue;
+            }
+            let known = Known {
+                captured: table.in_log.captured,
+                applied: table.in_log.applied,
+                suspended: table.state != TableState::Completed,
+            };
+            start.tables.insert(table.name.clone(), known);
+            if let Some(loaded_at) = table.in_log.loaded_at.filter(|loaded_at| loaded_at > from) {
+                capture.loaded_at.insert(table.name, loaded_at);
+            }
+            capture.tables.extend(table.in_log.schema);
+        }
+        (capture, start)
+    }
+
+    /// Selects and describes the source's tables and puts them into load order. Gives also the tables that rules name
+    /// explicitly and the source does not have.
+    pub async fn plan(&self) -> Result<(Vec<TablePlan>, Vec<TableName>)> {
+        let entries = self.source.tables().await?;
+        let mut missing = self.rules.mapping.explicit_tables();
+        missing.retain(|name| !entries.iter().any(|entry| entry.name == *name));
+        for name in &missing {
+            task_log!(self.rules.log, TablesManager, Warning, "Table {name} is selected explicitly but does not exist");
+        }
+        // Views are for tasks of a full load alone, says the guide.
+        let selected: Vec<_> = entries
+            .into_iter()
+            .filter(|entry| self.rules.mapping.selects(&entry.name, entry.kind).is_some())
+            .filter(|entry| entry.kind == TableKind::Table || !self.migration.has_changes())
+            .collect();
+        let mut plans = Vec::new();
+        let mut tables = self.source.describe(&selected).await?;
+        self.rules.mapping.sort_for_load(&mut tables);
+        for table in &tables {
+            let plan = self.rules.plan(table)?;
+            task_log!(
+                self.rules.log,
+                TablesManager,
+                Info,
+                "Table {} with {} columns goes to {}",
+                plan.source.name,
+                plan.columns.len(),
+                plan.target.name
+            );
+            plans.push(plan);
+        }
+        if plans.is_empty() && self.rules.settings.error_behavior.fail_on_no_tables_captured {
+            return Err(Error::fatal(NO_TABLES));
+        }
+        check_targets(&plans).map_err(refused)?;
+        self.check_places(&plans).await?;
+        Ok((plans, missing))
+    }
+
+    /// Names that differ may still be one table to the target; two loads into it would mix or drop each other's rows.
+    async fn check_places(&self, plans: &[TablePlan]) -> Result<()> {
+        let names: Vec<TableName> = plans.iter().map(|plan| plan.target.name.clone()).collect();
+        let mut taken = HashMap::new();
+        for (plan, place) in plans.iter().zip(self.target.places(&names).await?) {
+            if let Some(other) = taken.insert(place.clone(), &plan.source.name) {
+                let what = format!("tables {other} and {} would both become {place} on the target", plan.source.name);
+                return Err(Error::fatal(what));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is known of each planned table: completed and suspended ones stay as they are, all others start again. Tables
+    /// that are no longer there may still be in the log.
+    pub fn carried_over(&self, plans: &[TablePlan]) -> Vec<TableProgress> {
+        let all = self.progress.all();
+        let planned: HashSet<&TableName> = plans.iter().map(|plan| &plan.source.name).collect();
+        let gone = all.iter().filter(|table| table.in_log.schema.is_some() && !planned.contains(&table.name)).cloned();
+        let gone: Vec<TableProgress> = gone.collect();
+        let mut known: HashMap<TableName, TableProgress> =
+            all.into_iter().map(|table| (table.name.clone(), table)).collect();
+        let table = |plan: &TablePlan| match known.remove(&plan.source.name) {
+            Some(table) if matches!(table.state, TableState::Completed | TableState::Error) => table,
+            known => {
+                let known = known.unwrap_or_else(|| TableProgress::new(plan.source.name.clone()));
+                TableProgress {
+                    reloaded: known.reloaded,
+                    failures: known.failures,
+                    target_was_empty: known.target_was_empty,
+                    captured: known.captured,
+                    in_log: known.in_log,
+                    rows_estimate: plan.source.rows_estimate,
+                    ..TableProgress::new(plan.source.name.clone())
+                }
+            }
+        };
+        plans.iter().map(table).chain(gone).collect()
+    }
+}
+
+/// Tables of DMS's own are not part of what a user migrates, whatever the rules say.
+pub(super) fn is_own(name: &TableName) -> bool {
+    let table = name.table.as_bytes();
+    table.len() >= 7 && table[..7].eq_ignore_ascii_case(b"awsdms_")
+}
+
+/// DMS's own words, which users search for.
+const NO_TABLES: &str = "No tables were found at task initialization. Either the selected table(s) or schemas(s) no \
+    longer exist or no match was found for the table selection pattern(s). If you would like to start a Task that does \
+    not initially capture any tables, set Task Setting FailOnNoTablesCaptured to false and restart task.";

@@ -181,10 +181,10 @@ class Pair:
             self.make_target_schema()
         self.target.create(name, columns)
 
-    def task(self, mappings=None, settings=None):
-        return create_task(
-            self.client, self.instance_arn, self.source_arn, self.target_arn, mappings or include(self.schema), settings
-        )
+    def task(self, mappings=None, settings=None, **parameters):
+        ends = (self.source_arn, self.target_arn)
+        mappings = mappings or include(self.schema)
+        return create_task(self.client, self.instance_arn, *ends, mappings, settings, **parameters)
 
     def load(self, mappings=None, settings=None):
         """Runs a task that must succeed; returns its table statistics by table."""

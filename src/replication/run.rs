@@ -107,17 +107,17 @@ impl Run {
         let mut tables = self.carried_over(&plans);
         tables.extend(missing.into_iter().map(TableProgress::missing));
         self.progress.set(tables);
-        started().await;
         let plans: HashMap<usize, TablePlan> = plans.into_iter().enumerate().collect();
         match self.migration {
             Migration::FullLoad => {
+                started().await;
                 if self.waiting(&plans) > 0 {
                     let moment = self.moment(self.workers(self.waiting(&plans))).await?;
                     self.load(plans, moment, Until::Finished, &mut orders.reloads).await?;
                 }
                 Ok(StopReason::FullLoadOnlyFinished)
             }
-            Migration::FullLoadAndCdc | Migration::Cdc => self.replicate(plans, orders).await,
+            Migration::FullLoadAndCdc | Migration::Cdc => self.replicate(plans, orders, started).await,
         }
     }
 
@@ -133,6 +133,7 @@ impl Run {
         self: &Arc<Self>,
         mut plans: HashMap<usize, TablePlan>,
         orders: &mut Orders,
+        started: impl AsyncFnOnce(),
     ) -> Result<StopReason> {
         let settings = &self.rules.settings.full_load;
         let fresh = self.progress.checkpoint().is_none();
@@ -140,6 +141,8 @@ impl Run {
         if !fresh {
             self.adopt(self.unknown_to_log(&plans)).await?;
         }
+        // Whoever sees the task run may count on it that what changes from now on is captured.
+        started().await;
         let mut first = fresh;
         loop {
             if self.migration.loads() && self.waiting(&plans) > 0 {

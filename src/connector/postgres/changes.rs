@@ -62,7 +62,7 @@ pub async fn begin(source: &PostgresSource, capture: &Capture, readers: usize) -
     publish(&mut client, capture).await.map_err(doing)?;
     let mut replication = endpoint.connect_for_replication().await.map_err(doing)?;
     let slot = slot_name(&capture.task);
-    let created = replication.query(&format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput EXPORT_SNAPSHOT")).await;
+    let created = replication.query(&format!("CREATE_REPLICATION_SLOT \"{slot}\" LOGICAL pgoutput EXPORT_SNAPSHOT")).await;
     let mut row = created.map_err(doing)?.into_iter().next().unwrap_or_default().into_iter().skip(1).flatten();
     let (Some(lsn), Some(snapshot)) = (row.next(), row.next()) else {
         return Err(Error::fatal("the server told no snapshot of the new replication slot"));
@@ -176,7 +176,7 @@ impl PostgresChanges {
         }
         let publications = publications(&capture.task).map(|name| sql::identifier(&name)).join(",");
         let statement = format!(
-            "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', publication_names {})",
+            "START_REPLICATION SLOT \"{}\" LOGICAL {from} (proto_version '1', publication_names {})",
             slot_name(&capture.task),
             sql::literal(&publications)
         );

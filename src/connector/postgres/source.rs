@@ -118,6 +118,17 @@ impl Source for PostgresSource {
         Ok(Box::new(PostgresChanges::start(self, capture, from).await?))
     }
 
+    async fn begin_capture_at(&self, capture: &Capture, _: &crate::connector::StartPoint) -> Result<Position> {
+        Ok(changes::begin(self, capture, 1).await?.position)
+    }
+
+    async fn log_end(&self) -> Result<Position> {
+        let mut client = self.endpoint.connect().await?;
+        let rows = client.query("SELECT pg_current_wal_flush_lsn()").await?;
+        let text = rows.into_iter().flatten().flatten().next().unwrap_or_default();
+        text.parse().map_err(|_| unexpected("pg_current_wal_flush_lsn"))
+    }
+
     async fn end_capture(&self, capture: &Capture) -> Result<()> {
         changes::end(&self.endpoint, &capture.task).await
     }

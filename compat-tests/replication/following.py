@@ -1,0 +1,78 @@
+"""Tasks that follow a source: what they are made and waited for with."""
+
+import pytest
+
+from conftest import wait_until
+from pairs import Pair
+
+LOAD_AND_FOLLOW = {"MigrationType": "full-load-and-cdc"}
+FOLLOW = {"MigrationType": "cdc"}
+
+
+class Following:
+    """A pair and the task between it, which ends with the test."""
+
+    def __init__(self, pair):
+        self.pair = pair
+        self.source = pair.source
+        self.target = pair.target
+        self.task = None
+
+    def start(self, settings=None, mappings=None, **parameters):
+        """Makes a task and starts it; returns when it runs."""
+        self.task = self.pair.task(mappings, settings, **(LOAD_AND_FOLLOW | parameters))
+        self.task.start()
+        self.task.wait("running")
+        return self.task
+
+    def counts(self, table):
+        row = self.task.statistics().get((self.pair.schema, table))
+        kinds = ("Inserts", "Updates", "Deletes", "Ddls")
+        return row and tuple(row[kind] for kind in kinds), row and tuple(row["Applied" + kind] for kind in kinds)
+
+    def wait_for_load(self, *tables):
+        for table in tables:
+            self.pair.wait_for(self.task, table, "Table completed")
+
+    def wait_until_equal(self, *tables, order="1"):
+        """Waits until the tables have the same rows on both sides."""
+        for table in tables:
+            wait_until(lambda: self.rows(self.target, table, order) == self.rows(self.source, table, order), f"{table} is equal")
+
+    @staticmethod
+    def rows(side, table, order="1"):
+        try:
+            return side.rows(table, order=order)
+        except Exception as error:  # the table may not be there yet
+            return error
+
+    def wait_for_counts(self, table, captured, applied=None):
+        wait_until(lambda: self.counts(table) == (captured, applied or captured), f"counts of {table} are {captured}")
+
+
+@pytest.fixture
+def following(pair, dms):
+    follows = Following(pair)
+    yield follows
+    if follows.task is not None:
+        clean_up(dms, follows.task)
+
+
+def clean_up(dms, task):
+    """Stops and deletes a task, whatever it does."""
+    try:
+        if task.describe()["Status"] == "running":
+            task.stop()
+        wait_until(lambda: task.status in ("stopped", "failed", "ready"), "the task has ended")
+        dms.delete_replication_task(ReplicationTaskArn=task.arn)
+        wait_until(lambda: is_gone(dms, task), "the task is deleted")
+    except dms.exceptions.ResourceNotFoundFault:
+        pass
+
+
+def is_gone(dms, task):
+    try:
+        task.describe()
+    except dms.exceptions.ResourceNotFoundFault:
+        return True
+    return False

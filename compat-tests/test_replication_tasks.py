@@ -323,7 +323,7 @@ def test_the_whole_document_can_be_sent_back(stage):
     [
         ({"ValidationSettings": {"EnableValidation": True}}, "ValidationSettings.EnableValidation"),
         ({"BeforeImageSettings": {"EnableBeforeImage": True, "FieldName": "before"}}, "BeforeImageSettings"),
-        ({"ControlTablesSettings": {"StatusTableEnabled": True}}, "ControlTablesSettings.StatusTableEnabled"),
+        ({"ControlTablesSettings": {"FullLoadExceptionTableEnabled": True}}, "ControlTablesSettings.FullLoadExceptionTableEnabled"),
     ],
 )
 def test_settings_that_are_not_built_say_so(stage, settings, path):

@@ -51,6 +51,9 @@ pub trait Application: Send + Sync + 'static {
     /// What `GET /_dms-local/health` answers.
     async fn health(&self) -> Value;
 
+    /// What `GET /_dms-local/metrics` answers, in the text format of Prometheus.
+    async fn metrics(&self) -> String;
+
     /// Stops all tasks and empties all state: `POST /_dms-local/reset`.
     async fn reset(&self) -> Result<(), Fault>;
 }

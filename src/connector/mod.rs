@@ -454,7 +454,7 @@ pub trait Target: Send + Sync {
     }
 
     /// Writes lines into `awsdms_apply_exceptions` of the control schema (empty: the engine's default), creating the
-    /// table when it is missing.
+    /// table when it is missing, also for no lines.
     async fn record_exceptions(&self, control_schema: &str, exceptions: &[ApplyException]) -> Result<()>;
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::replication::TaskHandle;
+use crate::replication::{Reading, TaskHandle};
 use crate::store::{Owner, Store};
 
 /// What the process was started with, as far as the control plane reads it.
@@ -58,6 +58,14 @@ impl Shared {
 
     fn runners(&self) -> MutexGuard<'_, HashMap<String, Runner>> {
         self.runners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tasks that run here, by ARN, with how far behind they are.
+    pub fn readings(&self) -> Vec<(String, Reading)> {
+        let runners = self.runners();
+        let mut readings: Vec<_> = runners.iter().map(|(arn, runner)| (arn.clone(), runner.handle.reading())).collect();
+        readings.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        readings
     }
 
     /// Ends every running task at once, without a last word.

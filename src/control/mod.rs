@@ -11,6 +11,7 @@ mod endpoint_settings;
 mod identifier;
 mod instance;
 mod listing;
+mod metrics;
 mod running;
 mod schema;
 mod statistics;
@@ -133,6 +134,11 @@ impl Control {
     /// Carries out one operation for an account in a region; the body has been validated against the model.
     pub async fn call(&self, owner: Owner, operation: Operation, body: Json) -> Answer {
         dispatch(&self.shared.context(owner), operation, body).await
+    }
+
+    /// How the tasks that run here get on.
+    pub async fn metrics(&self) -> String {
+        metrics::text(&self.shared).await
     }
 
     /// Stops all tasks and forgets everything, for test suites.

@@ -84,6 +84,7 @@ impl Run {
         self.count_anew();
         // What is applied from here on must not pass for something that never was.
         self.progress.advance_and_wait(Checkpoint::unclean(from.clone())).await;
+        self.target.record_exceptions(&settings.control_tables.control_schema, &[]).await?;
         let reader = self.source.changes(&capture, &from).await?;
         task_log!(self.rules.log, SourceCapture, Info, "The log is read from position {from}");
         let mut apply = Apply::start(&self.rules, self.target.as_ref(), start).await?;
@@ -240,7 +241,7 @@ async fn read(run: &Run, mut reader: Box<dyn ChangeReader>, spool: &Spool) -> Re
             run.metrics.caught_up();
         }
         reader.next(&mut piece).await?;
-        let (rows, time) = seen.count(run, &piece);
+        let ((rows, time), bytes) = (seen.count(run, &piece), piece.bytes() as u64);
         let pushing = spool.push(piece);
         tokio::pin!(pushing);
         let mut told = None;
@@ -254,7 +255,7 @@ async fn read(run: &Run, mut reader: Box<dyn ChangeReader>, spool: &Spool) -> Re
         if told.is_some() {
             task_log!(run.rules.log, Sorter, Info, "Reading from source is resumed");
         }
-        run.metrics.read(rows, time, spool.usage());
+        run.metrics.read(rows, bytes, time, spool.usage());
     }
 }
 

@@ -3,7 +3,7 @@
 //! <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Monitoring.html#CHAP_Monitoring.Metrics.Task>
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::spool::Usage;
 
@@ -17,8 +17,13 @@ pub struct Reading {
     /// Rows that changed on the source and were read, and those that changed on the target, since the task was started.
     pub rows_source: u64,
     pub rows_target: u64,
+    /// Bytes of the rows that were read, as they are held here.
+    pub bytes_source: u64,
     /// Read and not yet on the target.
     pub waiting: Usage,
+    /// When the source committed the newest transaction that was read, and the newest that is on the target.
+    pub newest_read: Option<SystemTime>,
+    pub newest_applied: Option<SystemTime>,
 }
 
 #[derive(Debug, Default)]
@@ -28,6 +33,7 @@ pub struct Metrics(Mutex<State>);
 struct State {
     rows_source: u64,
     rows_target: u64,
+    bytes_source: u64,
     /// Commit times on the source, in microseconds since 1970.
     newest_read: i64,
     newest_applied: i64,
@@ -44,9 +50,10 @@ impl Metrics {
     }
 
     /// Rows were read up to a transaction that committed then, if one is complete.
-    pub fn read(&self, rows: u64, time: Option<i64>, waiting: Usage) {
+    pub fn read(&self, rows: u64, bytes: u64, time: Option<i64>, waiting: Usage) {
         let mut state = self.state();
         state.rows_source += rows;
+        state.bytes_source += bytes;
         state.waiting = waiting;
         state.caught_up = false;
         if let Some(time) = time {
@@ -83,8 +90,19 @@ impl Metrics {
             latency_target_s: state.oldest_waiting.map_or(0.0, age).max(latency_source_s),
             rows_source: state.rows_source,
             rows_target: state.rows_target,
+            bytes_source: state.bytes_source,
             waiting: state.waiting,
+            newest_read: system_time(state.newest_read),
+            newest_applied: system_time(state.newest_applied),
         }
+    }
+}
+
+/// Of microseconds since 1970; 0 is none.
+fn system_time(micros: i64) -> Option<SystemTime> {
+    match u64::try_from(micros) {
+        Ok(0) | Err(_) => None,
+        Ok(micros) => UNIX_EPOCH.checked_add(Duration::from_micros(micros)),
     }
 }
 
@@ -97,8 +115,8 @@ mod tests {
         let metrics = Metrics::default();
         assert_eq!(metrics.reading(), Reading::default());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as i64;
-        metrics.read(5, Some(now - 4_000_000), Usage::default());
-        metrics.read(3, Some(now - 2_000_000), Usage::default());
+        metrics.read(5, 50, Some(now - 4_000_000), Usage::default());
+        metrics.read(3, 30, Some(now - 2_000_000), Usage::default());
         let reading = metrics.reading();
         assert!((2.0..3.9).contains(&reading.latency_source_s), "{reading:?}");
         assert!((4.0..5.9).contains(&reading.latency_target_s), "{reading:?}");

@@ -13,6 +13,7 @@ mod progress;
 mod pump;
 mod rules;
 mod run;
+mod self_report;
 pub mod settings;
 #[cfg(test)]
 mod simulation;

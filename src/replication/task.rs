@@ -16,6 +16,7 @@ use super::policy;
 use super::progress::{News, Progress, TableProgress, TableState};
 use super::rules::Rules;
 use super::run::{Migration, Orders, Run};
+use super::self_report::SelfReport;
 use super::settings::{Logging, TaskSettings};
 use crate::connector::{Connection, Engine, StartPoint};
 use crate::data::{Error, ErrorKind, Format, TableName};
@@ -197,11 +198,14 @@ async fn run(mut spec: TaskSpec, metrics: Arc<Metrics>, reports: mpsc::Sender<Re
     let log = &run.rules.log;
     task_log!(log, TaskManager, Info, "Task '{}' starts, {}", run.rules.task, run.migration.as_str());
     let mut stopped = orders.stopped.clone();
+    let mut self_report = SelfReport::new(&run);
     let outcome = tokio::select! {
         outcome = attempts(&run, &reports, &mut orders) => outcome,
         () = report_changes(&run.progress, &reports) => Outcome::Stopped(StopReason::Normal),
         () = stop_at_last(&run, &mut stopped) => Outcome::Stopped(StopReason::Normal),
+        never = self_report.keep() => match never {},
     };
+    self_report.end().await;
     drop(orders);
     abandon_unfinished(&run.progress, &outcome);
     match &outcome {

@@ -23,6 +23,10 @@ impl Application for Control {
         json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") })
     }
 
+    async fn metrics(&self) -> String {
+        Control::metrics(self).await
+    }
+
     async fn reset(&self) -> Result<(), Fault> {
         Control::reset(self).await
     }

@@ -26,6 +26,8 @@ pub(super) type Body = Full<Bytes>;
 const TARGET_PREFIX: &str = "AmazonDMSv20160101.";
 const AWS_JSON: HeaderValue = HeaderValue::from_static("application/x-amz-json-1.1");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// What Prometheus asks for, and what people can read.
+const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
 
@@ -44,12 +46,14 @@ pub(super) struct Dispatch {
 enum Route {
     Operation,
     Health,
+    Metrics,
     Reset,
 }
 
-const ROUTES: [(&str, Method, Route); 3] = [
+const ROUTES: [(&str, Method, Route); 4] = [
     ("/", Method::POST, Route::Operation),
     ("/_dms-local/health", Method::GET, Route::Health),
+    ("/_dms-local/metrics", Method::GET, Route::Metrics),
     ("/_dms-local/reset", Method::POST, Route::Reset),
 ];
 
@@ -79,11 +83,12 @@ impl Dispatch {
                 self.operation(&head, body, request_id).await
             }
             Some((_, method, route)) if *method == head.method => {
-                let outcome = match route {
-                    Route::Reset => self.reset(&head.headers, request_id).await,
-                    _ => self.health().await,
+                let (outcome, content_type) = match route {
+                    Route::Reset => (self.reset(&head.headers, request_id).await, JSON),
+                    Route::Metrics => (self.metrics().await, METRICS),
+                    Route::Health | Route::Operation => (self.health().await, JSON),
                 };
-                closing_unless_read(respond(outcome, JSON, request_id), &body)
+                closing_unless_read(respond(outcome, content_type, request_id), &body)
             }
             Some((_, method, _)) => {
                 let mut response = respond(Err(Fault::method_not_allowed(method.as_str())), JSON, request_id);
@@ -98,6 +103,11 @@ impl Dispatch {
     async fn health(&self) -> Result<String, Fault> {
         let application = Arc::clone(&self.application);
         self.run(async move { application.health().await.to_string() }).await
+    }
+
+    async fn metrics(&self) -> Result<String, Fault> {
+        let application = Arc::clone(&self.application);
+        self.run(async move { application.metrics().await }).await
     }
 
     async fn reset(&self, headers: &HeaderMap, request_id: Uuid) -> Result<String, Fault> {

@@ -59,6 +59,10 @@ impl Application for Fake {
         json!({ "status": "ok" })
     }
 
+    async fn metrics(&self) -> String {
+        "CDCLatencySource 0\n".to_owned()
+    }
+
     async fn reset(&self) -> Result<(), Fault> {
         self.resets.fetch_add(1, SeqCst);
         Ok(())
@@ -527,6 +531,8 @@ async fn health_and_reset() {
     let answer = ask(&server, "GET /_dms-local/health", "").await;
     assert_eq!((answer.status, answer.json()), (200, json!({ "status": "ok" })));
     assert!(answer.head.contains("content-type: application/json\r\n"), "{answer:?}");
+    let answer = ask(&server, "GET /_dms-local/metrics", "").await;
+    assert!(answer.status == 200 && answer.head.contains("content-type: text/plain; version=0.0.4"), "{answer:?}");
     let answer = ask(&server, "POST /_dms-local/reset", "").await;
     assert_eq!((answer.status, answer.json()), (200, json!({})));
     let same_origin = "Origin: http://localhost:4580\r\nContent-Length: 0\r\n";

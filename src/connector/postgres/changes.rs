@@ -62,7 +62,8 @@ pub async fn begin(source: &PostgresSource, capture: &Capture, readers: usize) -
     publish(&mut client, capture).await.map_err(doing)?;
     let mut replication = endpoint.connect_for_replication().await.map_err(doing)?;
     let slot = slot_name(&capture.task);
-    let created = replication.query(&format!("CREATE_REPLICATION_SLOT \"{slot}\" LOGICAL pgoutput EXPORT_SNAPSHOT")).await;
+    let created =
+        replication.query(&format!("CREATE_REPLICATION_SLOT \"{slot}\" LOGICAL pgoutput EXPORT_SNAPSHOT")).await;
     let mut row = created.map_err(doing)?.into_iter().next().unwrap_or_default().into_iter().skip(1).flatten();
     let (Some(lsn), Some(snapshot)) = (row.next(), row.next()) else {
         return Err(Error::fatal("the server told no snapshot of the new replication slot"));

@@ -115,9 +115,6 @@ impl Target for PostgresTarget {
     }
 
     async fn record_exceptions(&self, control_schema: &str, exceptions: &[ApplyException]) -> Result<()> {
-        if exceptions.is_empty() {
-            return Ok(());
-        }
         let doing = |error: Error| error.while_doing(format!("write {EXCEPTIONS_TABLE}"));
         let mut client = self.endpoint.connect().await.map_err(doing)?;
         record(&mut client, control_schema, exceptions).await.map_err(doing)

@@ -84,13 +84,9 @@ pub(super) const NOT_SUPPORTED_YET: &[&str] = &[
     "ResyncSettings.EnableResync",
     "TTSettings.EnableTT",
     "BeforeImageSettings.EnableBeforeImage",
-    "LoopbackPreventionSettings.EnableLoopbackPrevention",
     "CharacterSetSettings",
     "PostProcessingRules",
     "ControlTablesSettings.CommitPositionTableEnabled",
-    "ControlTablesSettings.StatusTableEnabled",
-    "ControlTablesSettings.SuspendedTablesTableEnabled",
-    "ControlTablesSettings.HistoryTableEnabled",
     "ControlTablesSettings.FullLoadExceptionTableEnabled",
 ];
 

@@ -225,7 +225,7 @@ fn takes_the_example_of_the_user_guide() {
         "ErrorBehavior": { "DataErrorEscalationCount": 50, "RecoverableErrorCount": 0 }
     }));
     assert_eq!(document["ErrorBehavior"]["DataErrorEscalationCount"], 50);
-    let not_yet = ["TTSettings.EnableTT", "LoopbackPreventionSettings.EnableLoopbackPrevention"];
+    let not_yet = ["TTSettings.EnableTT"];
     assert_eq!(not_supported_yet(&document.to_string()), not_yet);
     assert!(not_supported_yet(RECORDED_DEFAULT).is_empty());
 }

@@ -168,6 +168,16 @@ class Pair:
         self.source_arn = create_endpoint(client, instance_arn, **self.source.database.endpoint("source"))
         self.target_arn = create_endpoint(client, instance_arn, **self.target.database.endpoint("target"))
 
+    @classmethod
+    def reversed(cls, pair):
+        """The same two sides, the other way round."""
+        back = cls.__new__(cls)
+        back.schema, back.client, back.instance_arn = pair.schema, pair.client, pair.instance_arn
+        back.source, back.target = pair.target, pair.source
+        back.source_arn = create_endpoint(pair.client, pair.instance_arn, **back.source.database.endpoint("source"))
+        back.target_arn = create_endpoint(pair.client, pair.instance_arn, **back.target.database.endpoint("target"))
+        return back
+
     def make_target_schema(self):
         kind = "SCHEMA" if self.target.is_postgres else "DATABASE"
         self.target.execute(f"CREATE {kind} {self.target.quote(self.schema)}")

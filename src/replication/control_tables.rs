@@ -167,6 +167,10 @@ impl ControlTable {
         ControlTable::new(&SUSPENDED_TABLES, family, control_schema)
     }
 
+    pub fn name(&self) -> &TableName {
+        &self.schema.name
+    }
+
     /// Makes the table where it is missing.
     pub async fn create(&self, target: &dyn Target) -> Result<()> {
         let created = target.prepare(&self.schema, PrepareMode::DoNothing, CreateKey::WithTable).await;

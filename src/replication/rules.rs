@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::log::{TaskLog, task_log};
-use super::settings::{LobMode, TaskSettings};
+use super::settings::{LobMode, LoopbackPrevention, TaskSettings};
 use crate::data::{Error, Format, Result, TableSchema};
 use crate::mapping::{Mapping, MappingError, TablePlan};
 
@@ -43,6 +43,11 @@ impl Rules {
             );
         }
         plan.without_columns(&lobs)
+    }
+
+    /// What keeps the task's changes from coming back, where it is asked for.
+    pub fn loopback(&self) -> Option<&LoopbackPrevention> {
+        self.settings.loopback_prevention.as_ref().filter(|loopback| loopback.enabled)
     }
 
     /// Values of LOB columns are cut to this many bytes.

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::apply::{Known, Start};
 use super::checkpoint::{Checkpoint, StopPoint};
+use super::control_tables::{ControlTable, is_loopback_prevention};
 use super::follow::Followed;
 use super::full_load::Until;
 use super::log::task_log;
@@ -71,6 +72,8 @@ pub(super) struct Run {
     pub migration: Migration,
     pub source: Box<dyn Source>,
     pub target: Box<dyn Target>,
+    /// The source as something to write to, where the settings need that.
+    pub source_to_write: Option<Box<dyn Target>>,
     pub rules: Rules,
     pub progress: Progress,
     pub metrics: Arc<Metrics>,
@@ -167,7 +170,9 @@ impl Run {
 
     /// Makes the source keep its log from now on.
     async fn begin(&self, plans: &HashMap<usize, TablePlan>) -> Result<Option<Moment>> {
-        let capture = self.capture(plans.values().map(|plan| plan.source.clone()).collect());
+        let mut tables: Vec<TableSchema> = plans.values().map(|plan| plan.source.clone()).collect();
+        tables.extend(self.loopback_on_source().await?);
+        let capture = self.capture(tables);
         let (moment, position) = match self.migration {
             Migration::Cdc => {
                 let position = self.source.begin_capture_at(&capture, &self.start).await?;
@@ -187,6 +192,16 @@ impl Run {
         }
         self.progress.advance_and_wait(Checkpoint::unclean(position)).await;
         Ok(moment)
+    }
+
+    /// The table that the task of the other direction marks its transactions in. It may not have run yet, and the log must
+    /// have the table from its beginning.
+    async fn loopback_on_source(&self) -> Result<Vec<TableSchema>> {
+        let Some(loopback) = self.rules.loopback() else { return Ok(Vec::new()) };
+        let Some(source) = &self.source_to_write else { return Ok(Vec::new()) };
+        let table = ControlTable::loopback_prevention(source.family(), &loopback.source_schema);
+        table.create(source.as_ref()).await?;
+        self.source.describe(&[TableEntry { name: table.name().clone(), kind: TableKind::Table }]).await
     }
 
     /// A table that is not loaded: it is made on the target where it is missing.
@@ -254,15 +269,14 @@ impl Run {
 
     pub fn capture(&self, tables: Vec<TableSchema>) -> Capture {
         let mapping = self.rules.mapping.clone();
-        let loopback = self.rules.settings.loopback_prevention.clone().filter(|loopback| loopback.enabled);
+        let loopback = self.rules.loopback().cloned();
         Capture {
             task: self.rules.task.clone(),
             tables,
             loaded_at: HashMap::new(),
             selects: Arc::new(move |name| {
-                let echo = loopback.as_ref().is_some_and(|loopback| {
-                    super::control_tables::is_loopback_prevention(name, &loopback.source_schema)
-                });
+                let echo =
+                    loopback.as_ref().is_some_and(|loopback| is_loopback_prevention(name, &loopback.source_schema));
                 echo || (!is_own(name) && mapping.selects(name, TableKind::Table).is_some())
             }),
             format: self.rules.format,

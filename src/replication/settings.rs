@@ -14,7 +14,7 @@ use serde_json::{Map, Value as Json};
 
 pub use typed::{
     ChangeProcessing, ConflictPolicy, ControlTables, ErrorBehavior, ErrorPolicy, EscalationPolicy, EventPolicy,
-    FullLoad, LobMode, Logging, Severity, TablePolicy, TargetMetadata, TaskSettings,
+    FullLoad, LobMode, Logging, LoopbackPrevention, Severity, TablePolicy, TargetMetadata, TaskSettings,
 };
 
 /// The largest document that is read, in bytes. AWS states no limit; the default document has under 5,000.

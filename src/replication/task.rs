@@ -175,8 +175,10 @@ async fn run(mut spec: TaskSpec, metrics: Arc<Metrics>, reports: mpsc::Sender<Re
     let progress = progress(&mut spec);
     let (source, target) = (spec.source.engine, spec.target.engine);
     let workers_max = spec.settings.full_load.max_full_load_sub_tasks;
+    let two_way = spec.settings.loopback_prevention.as_ref().is_some_and(|loopback| loopback.enabled);
     let run = Arc::new(Run {
         migration: spec.migration,
+        source_to_write: two_way.then(|| (source.open_target)(spec.source.connection.clone())),
         source: (source.open_source)(spec.source.connection),
         target: (target.open_target)(spec.target.connection),
         rules: Rules {

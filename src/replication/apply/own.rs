@@ -1,11 +1,12 @@
 //! What a task writes on its own account into the transactions in which it applies changes.
 
+use std::time::SystemTime;
+
 use super::super::checkpoint::recovery_checkpoint;
 use super::super::control_tables::{ControlTable, SERVER_NAME, is_loopback_prevention, moment};
 use super::super::rules::Rules;
 use crate::connector::{Applier, Target};
 use crate::data::{Position, Result, TableName};
-use std::time::SystemTime;
 
 pub(super) struct OwnTables {
     /// With `TaskRecoveryTableEnabled`: changes and their place in the log become durable together.
@@ -21,7 +22,7 @@ impl OwnTables {
     pub fn new(rules: &Rules, target: &dyn Target) -> OwnTables {
         let settings = &rules.settings;
         let family = target.family();
-        let loopback = settings.loopback_prevention.as_ref().filter(|loopback| loopback.enabled);
+        let loopback = rules.loopback();
         OwnTables {
             txn_state: settings
                 .target_metadata

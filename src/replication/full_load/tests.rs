@@ -209,6 +209,7 @@ fn load_with(world: &Arc<World>, settings: serde_json::Value) -> Arc<Run> {
         migration: Migration::FullLoad,
         source: Box::new(End(world.clone())),
         target: Box::new(End(world.clone())),
+        source_to_write: None,
         rules: Rules {
             task: "TASK".to_owned(),
             mapping: Arc::new(Mapping::parse(&mappings.to_string()).unwrap()),

@@ -1,0 +1,123 @@
+"""Where a task begins to follow a source, and how it ends by itself."""
+
+import datetime
+import time
+
+import pytest
+from conftest import wait_until
+from following import FOLLOW, following  # noqa: F401
+from pairs import FROM_POSTGRES, pair  # noqa: F401
+
+in_built_directions = pytest.mark.parametrize("pair", [FROM_POSTGRES], indirect=True)
+
+
+def utc(seconds_from_now=0.0):
+    moment = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=seconds_from_now)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def stop_after(key):
+    return {"FullLoadSettings": {key: True}}
+
+
+@in_built_directions
+def test_a_task_stops_after_its_load_and_goes_on_when_it_is_told_to(following):
+    following.source.create("t", "id integer PRIMARY KEY, value text")
+    following.source.fill("t", 10)
+    task = following.pair.task(settings=stop_after("StopTaskCachedChangesNotApplied"), MigrationType="full-load-and-cdc")
+    following.task = task
+    task.start()
+    assert task.wait("stopped")["StopReason"] == "Stop Reason STOPPED_AFTER_FULL_LOAD"
+    following.source.execute(f"INSERT INTO {following.source.table('t')} VALUES (11, 'later')")
+    assert len(following.target.rows("t")) == 10
+    task.start("resume-processing")
+    task.wait("running")
+    following.wait_until_equal("t")
+    following.wait_for_counts("t", (1, 0, 0, 0))
+
+
+@in_built_directions
+def test_a_task_stops_when_what_changed_during_the_load_is_applied(following):
+    following.source.create("t", "id integer PRIMARY KEY, value text")
+    following.source.fill("t", 10)
+    task = following.pair.task(settings=stop_after("StopTaskCachedChangesApplied"), MigrationType="full-load-and-cdc")
+    following.task = task
+    task.start()
+    assert task.wait("stopped")["StopReason"] == "Stop Reason STOPPED_AFTER_CACHED_EVENTS"
+    following.source.execute(f"DELETE FROM {following.source.table('t')} WHERE id = 1")
+    task.start("resume-processing")
+    task.wait("running")
+    following.wait_until_equal("t")
+    assert task.status == "running"
+
+
+@in_built_directions
+def test_a_task_stops_at_a_time_of_the_clock(following):
+    following.source.create("t", "id integer PRIMARY KEY, value text")
+    following.start(CdcStopPosition=f"server_time:{utc(4)}")
+    following.source.execute(f"INSERT INTO {following.source.table('t')} VALUES (1, 'in time')")
+    following.wait_for_counts("t", (1, 0, 0, 0))
+    assert following.task.wait("stopped")["StopReason"] == "Stop Reason STOPPED_AT_SERVER_TIME"
+    assert following.target.rows("t") == [(1, "in time")]
+
+
+@in_built_directions
+def test_a_task_stops_before_the_first_transaction_that_committed_too_late(following):
+    following.source.create("t", "id integer PRIMARY KEY, value text")
+    task = following.start()
+    t = following.source.table("t")
+    following.source.execute(f"INSERT INTO {t} VALUES (1, 'in time')")
+    following.wait_for_counts("t", (1, 0, 0, 0))
+    task.stop()
+    task.wait("stopped")
+    following.source.execute(f"INSERT INTO {t} VALUES (2, 'in time, too')")
+    limit = utc(1)
+    # To the second: what commits now is before the limit, what commits in two seconds is after it.
+    wait_until(lambda: utc() > limit, "the clock has passed the limit")
+    following.source.execute(f"INSERT INTO {t} VALUES (3, 'late')", f"UPDATE {t} SET value = 'late'")
+    following.pair.client.start_replication_task(
+        ReplicationTaskArn=task.arn,
+        StartReplicationTaskType="resume-processing",
+        CdcStopPosition=f"commit_time:{limit}",
+    )
+    assert task.wait("stopped")["StopReason"] == "Stop Reason STOPPED_AT_COMMIT_TIME"
+    assert following.target.rows("t") == [(1, "in time"), (2, "in time, too")]
+    assert following.counts("t")[1] == (2, 0, 0, 0)
+
+
+@in_built_directions
+def test_a_stop_takes_two_seconds_at_most_while_the_target_stands_still(following):
+    following.source.create("t", "id integer PRIMARY KEY, value text")
+    following.source.fill("t", 10)
+    task = following.start()
+    following.wait_for_load("t")
+    with following.target.locked("t"):
+        following.source.execute(f"UPDATE {following.source.table('t')} SET value = 'held'")
+        wait_until(lambda: following.counts("t")[0] == (0, 10, 0, 0), "the changes are captured")
+        begun = time.monotonic()
+        task.stop()
+        task.wait("stopped")
+        assert time.monotonic() - begun < 4
+    task.start("resume-processing")
+    task.wait("running")
+    following.wait_until_equal("t")
+    following.wait_for_counts("t", (0, 10, 0, 0))
+
+
+def test_positions_that_name_no_place_are_refused(pair):
+    bad = [
+        ({"CdcStartPosition": "yesterday"}, "Invalid value yesterday for CdcStartPosition. Allowed: a date"),
+        ({"CdcStopPosition": "noon"}, "Invalid value noon for CdcStopPosition. Allowed: server_time:"),
+    ]
+    for parameters, text in bad:
+        with pytest.raises(pair.client.exceptions.ClientError) as refused:
+            pair.task(**(FOLLOW | parameters))
+        assert refused.value.response["Error"]["Code"] == "InvalidParameterValueException"
+        assert text in refused.value.response["Error"]["Message"]
+
+
+def test_a_task_without_a_load_cannot_load(pair):
+    task = pair.task(**FOLLOW)
+    with pytest.raises(pair.client.exceptions.ClientError) as refused:
+        task.start("reload-target")
+    assert refused.value.response["Error"]["Code"] == "InvalidParameterCombinationException"

@@ -442,8 +442,9 @@ pub trait Target: Send + Sync {
     async fn finish(&self, table: &TableSchema, key: CreateKey) -> Result<()>;
 
     /// A session that applies changes whose values are in this format, and keeps at most so many prepared statements
-    /// (`StatementCacheSize`).
-    async fn applier(&self, _: Format, _statements_max: usize) -> Result<Box<dyn Applier>> {
+    /// (`StatementCacheSize`). An owner has one at a time: a session that it has lost, and that the server may still
+    /// believe in, is ended before this one begins, so that nothing of it lands later.
+    async fn applier(&self, _owner: &str, _: Format, _statements_max: usize) -> Result<Box<dyn Applier>> {
         Err(Error::fatal("changes cannot be applied to this engine"))
     }
 

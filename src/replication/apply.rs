@@ -32,12 +32,12 @@ const HELD_BYTES_MAX: usize = 32 << 20;
 /// Where applying begins, and how it ends by itself.
 #[derive(Default)]
 pub struct Start {
+    /// From here the log is read.
+    pub from: Option<Position>,
     /// Tables that the target has, with what is known of them.
     pub tables: HashMap<TableName, Known>,
     /// All up to here may have been applied before: what is there already is no error, nor is what is gone already.
     pub tolerant_until: Option<Position>,
-    /// All up to here was applied for certain: it is counted and nothing else.
-    pub applied_until: Option<Position>,
     /// The source's commit time beyond which nothing is applied, in microseconds since 1970.
     pub stop_after: Option<i64>,
     /// The last transaction to apply ends here.
@@ -117,14 +117,18 @@ enum Stage {
 }
 
 impl<'a> Apply<'a> {
+    /// With a recovery table, what it says the target has for certain is counted and nothing else.
     pub async fn start(rules: &'a Rules, target: &'a dyn Target, start: Start) -> Result<Apply<'a>> {
         let statements_max = rules.settings.change_processing.statement_cache_size;
         let own = OwnTables::new(rules, target);
         own.create(target).await?;
+        let applier = target.applier(&rules.task, rules.format, statements_max).await?;
+        // Not before an earlier session is gone, which could still move it.
+        let applied_until = own.place(target, rules).await?;
         Ok(Apply {
             rules,
             target,
-            applier: target.applier(rules.format, statements_max).await?,
+            applier,
             own,
             tables: Vec::new(),
             known: start.tables,
@@ -140,7 +144,7 @@ impl<'a> Apply<'a> {
             partial: false,
             echo: false,
             tolerant_until: start.tolerant_until,
-            applied_until: start.applied_until,
+            applied_until: applied_until.filter(|applied| start.from.as_ref().is_none_or(|from| applied > from)),
             stop_after: start.stop_after,
             stop_at: start.stop_at,
             exceptions: Vec::new(),

@@ -13,13 +13,13 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::apply::{Apply, Durable, Halt};
-use super::checkpoint::{Checkpoint, StopPoint, start_point};
+use super::checkpoint::{Checkpoint, StopPoint};
 use super::log::task_log;
 use super::progress::Counts;
 use super::run::{Orders, Run, is_own};
 use super::spool::{FILE_BYTES_MAX, Limits, MEMORY_BYTES_MAX, Pause, Spool};
 use super::task::StopReason;
-use crate::connector::{Adoption, ChangeReader, StartPoint};
+use crate::connector::{Adoption, ChangeReader};
 use crate::data::{Changes, Ddl, Entry, Error, Op, Position, Result, TableName};
 
 /// How following the log ended that did not fail.
@@ -68,8 +68,8 @@ impl Run {
         let cached_until = self.source.log_end().await?;
         let until_cached =
             self.stops_after_load && settings.full_load.stop_task_cached_changes_applied && self.migration.loads();
-        start.applied_until = self.applied_on_target().await?.filter(|applied| *applied > from);
-        if start.applied_until.is_none() && !settings.target_metadata.task_recovery_table_enabled {
+        start.from = Some(from.clone());
+        if !settings.target_metadata.task_recovery_table_enabled {
             let ignores_conflicts =
                 first && self.migration.loads() && settings.error_behavior.full_load_ignore_conflicts;
             if ignores_conflicts || (!first && !checkpoint.clean) {
@@ -113,20 +113,6 @@ impl Run {
         let memory_mb = self.rules.settings.change_processing.memory_limit_total_mb;
         let memory_bytes = usize::try_from(memory_mb << 20).unwrap_or(usize::MAX).min(MEMORY_BYTES_MAX);
         Limits { memory_bytes, file_bytes: FILE_BYTES_MAX }
-    }
-
-    /// With a recovery table: up to where the target has all for certain.
-    async fn applied_on_target(&self) -> Result<Option<Position>> {
-        let settings = &self.rules.settings;
-        if !settings.target_metadata.task_recovery_table_enabled {
-            return Ok(None);
-        }
-        let schema = &settings.control_tables.control_schema;
-        let Some(text) = self.target.recovery_checkpoint(schema, &self.rules.task).await? else { return Ok(None) };
-        match start_point(&text) {
-            Ok(StartPoint::At(position)) => Ok(Some(position)),
-            _ => Err(Error::fatal(format!("awsdms_txn_state on the target holds no checkpoint: {text}"))),
-        }
     }
 
     /// Applies what is in the spool until something ends it.

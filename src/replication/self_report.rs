@@ -115,7 +115,7 @@ impl<'a> SelfReport<'a> {
                 for table in tables.into_iter().flatten() {
                     table.create(run.target.as_ref()).await?;
                 }
-                run.target.applier(run.rules.format, tables.len()).await?
+                run.target.applier(&format!("{} reports", run.rules.task), run.rules.format, tables.len()).await?
             }
         };
         let reading = run.metrics.reading();

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use super::copy::{encode_unescaped, encode_values};
 use super::sql;
@@ -20,6 +22,13 @@ const SESSION: &str = "SET enable_hashjoin = off; SET enable_mergejoin = off; SE
 /// milliseconds.
 const JIT_SINCE: u32 = 110_000;
 
+/// The second number of the lock that an owner's session holds, which tells it from other locks.
+const APPLIER_LOCK: u32 = 0x0064_6d73;
+
+/// How long an earlier session may take to end, and how often that is looked at.
+const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(10);
+const TAKE_OVER_INTERVAL: Duration = Duration::from_millis(10);
+
 pub struct PostgresApplier {
     client: Client,
     /// Names of prepared statements by their text.
@@ -33,7 +42,13 @@ pub struct PostgresApplier {
 }
 
 impl PostgresApplier {
-    pub async fn start(mut client: Client, format: Format, statements_max: usize) -> Result<PostgresApplier> {
+    pub async fn start(
+        mut client: Client,
+        owner: &str,
+        format: Format,
+        statements_max: usize,
+    ) -> Result<PostgresApplier> {
+        take_over(&mut client, owner).await?;
         client.query(SESSION).await?;
         if client.version() >= JIT_SINCE {
             client.query("SET jit = off").await?;
@@ -224,6 +239,33 @@ impl PostgresApplier {
             changed += self.execute(statement, &parameters).await?;
         }
         Ok(changed)
+    }
+}
+
+/// Becomes the only session of its owner in this database. One that was there before is of a process or a connection that
+/// is lost: what it was sent may still be on its way, and must not land after what this one does.
+async fn take_over(client: &mut Client, owner: &str) -> Result<()> {
+    let key = sql::literal(&format!("dms-local applies {owner}"));
+    let given_up = Instant::now() + TAKE_OVER_TIMEOUT;
+    let lock = format!("SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtext({key}), {APPLIER_LOCK})");
+    let end = format!(
+        "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_locks \
+         WHERE locktype = 'advisory' AND objsubid = 2 AND objid = {APPLIER_LOCK} \
+         AND classid = pg_catalog.hashtext({key})::bigint & 4294967295 \
+         AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"
+    );
+    loop {
+        let taken = client.query(&lock).await?;
+        if taken.first().and_then(|row| row.first()).is_some_and(|taken| taken.as_deref() == Some("t")) {
+            return Ok(());
+        }
+        if Instant::now() >= given_up {
+            let what = format!("an earlier session of the task does not end in {} s", TAKE_OVER_TIMEOUT.as_secs());
+            return Err(Error::recoverable(what));
+        }
+        client.query(&end).await?;
+        // There is nothing to wait on but the lock, and waiting for that would not end sessions that come meanwhile.
+        tokio::time::sleep(TAKE_OVER_INTERVAL).await;
     }
 }
 

@@ -18,6 +18,9 @@ const DEFAULT_CONTROL_SCHEMA: &str = "public";
 
 const EXCEPTIONS_TABLE: &str = "awsdms_apply_exceptions";
 
+/// Where a task keeps its place in the log, in the transactions of its changes.
+const STATE_TABLE: &str = "awsdms_txn_state";
+
 /// Lines that one INSERT takes into the control table.
 const EXCEPTIONS_AT_ONCE: usize = 100;
 
@@ -109,9 +112,25 @@ impl Target for PostgresTarget {
         add_primary_key(&mut client, table).await.map_err(doing)
     }
 
-    async fn applier(&self, format: Format, statements_max: usize) -> Result<Box<dyn Applier>> {
+    async fn applier(&self, owner: &str, format: Format, statements_max: usize) -> Result<Box<dyn Applier>> {
         let client = self.endpoint.connect().await?;
-        Ok(Box::new(PostgresApplier::start(client, format, statements_max).await?))
+        Ok(Box::new(PostgresApplier::start(client, owner, format, statements_max).await?))
+    }
+
+    async fn recovery_checkpoint(&self, control_schema: &str, task: &str) -> Result<Option<String>> {
+        let doing = |error: Error| error.while_doing(format!("read {STATE_TABLE}"));
+        let mut client = self.endpoint.connect().await.map_err(doing)?;
+        let schema = if control_schema.is_empty() { DEFAULT_CONTROL_SCHEMA } else { control_schema };
+        let name = TableName::new(schema, STATE_TABLE);
+        if !exists(&mut client, &name).await.map_err(doing)? {
+            return Ok(None);
+        }
+        let latest = format!(
+            "SELECT \"CHECKPOINT\" FROM {} WHERE \"TASK_NAME\" = {} ORDER BY \"STATE_TIME\" DESC LIMIT 1",
+            sql::table(&name),
+            sql::literal(task)
+        );
+        Ok(client.query(&latest).await.map_err(doing)?.pop().and_then(|mut row| row.pop()).flatten())
     }
 
     async fn record_exceptions(&self, control_schema: &str, exceptions: &[ApplyException]) -> Result<()> {

@@ -2,11 +2,11 @@
 
 use std::time::SystemTime;
 
-use super::super::checkpoint::recovery_checkpoint;
+use super::super::checkpoint::{recovery_checkpoint, start_point};
 use super::super::control_tables::{ControlTable, SERVER_NAME, is_loopback_prevention, moment};
 use super::super::rules::Rules;
-use crate::connector::{Applier, Target};
-use crate::data::{Position, Result, TableName};
+use crate::connector::{Applier, StartPoint, Target};
+use crate::data::{Error, Position, Result, TableName};
 
 pub(super) struct OwnTables {
     /// With `TaskRecoveryTableEnabled`: changes and their place in the log become durable together.
@@ -53,6 +53,19 @@ impl OwnTables {
         let values = [Some(rules.task.clone()), Some(self.transactions.to_string())];
         table.put(applier, rules.format, &values).await?;
         Ok(true)
+    }
+
+    /// Up to where the target has all for certain.
+    pub async fn place(&self, target: &dyn Target, rules: &Rules) -> Result<Option<Position>> {
+        if self.txn_state.is_none() {
+            return Ok(None);
+        }
+        let schema = &rules.settings.control_tables.control_schema;
+        let Some(text) = target.recovery_checkpoint(schema, &rules.task).await? else { return Ok(None) };
+        match start_point(&text) {
+            Ok(StartPoint::At(position)) => Ok(Some(position)),
+            _ => Err(Error::fatal(format!("awsdms_txn_state on the target holds no checkpoint: {text}"))),
+        }
     }
 
     pub async fn keep_place(&self, applier: &mut dyn Applier, rules: &Rules, position: &Position) -> Result<()> {

@@ -66,7 +66,7 @@ async fn both_sides(sql: &str) -> Pair {
 }
 
 async fn begun(pair: &Pair) -> Box<dyn Applier> {
-    let mut applier = pair.target.applier(Format::Text, 3).await.unwrap();
+    let mut applier = pair.target.applier("task", Format::Text, 3).await.unwrap();
     applier.begin().await.unwrap();
     applier
 }

@@ -7,6 +7,7 @@ use rand::Rng;
 use serde_json::{Map, Value as Json, json};
 
 use super::context::Context;
+use super::event::{self, Happened};
 use super::identifier::{already_in_use, check_arn, default_kms_key, identifier, new_arn};
 use super::listing::{FilterBy, Listing, PageSize, Paging, list};
 use super::status::{Instance, InstanceEvent};
@@ -96,6 +97,7 @@ pub async fn create(context: &Context, request: CreateReplicationInstanceMessage
     }
     context.store().set_tags(&arn, &tags).await?;
     settle(context, &arn).await?;
+    event::record(context, &resource.identifier, Happened::InstanceCreated).await;
     Ok(answer(resource.body))
 }
 
@@ -190,6 +192,7 @@ pub async fn delete(context: &Context, request: DeleteReplicationInstanceMessage
     }
     context.store().delete(arn).await?;
     context.changed();
+    event::record(context, &current.identifier, Happened::InstanceDeleted).await;
     Ok(answer(body))
 }
 

@@ -8,6 +8,7 @@ mod connection;
 mod context;
 mod endpoint;
 mod endpoint_settings;
+mod event;
 mod identifier;
 mod instance;
 mod listing;
@@ -81,6 +82,8 @@ operations! {
     DeleteReplicationTask => task::delete,
     DescribeTableStatistics => statistics::describe,
     ReloadTables => statistics::reload,
+    DescribeEvents => event::describe,
+    DescribeEventCategories => event::categories,
     AddTagsToResource => tag::add,
     RemoveTagsFromResource => tag::remove,
     ListTagsForResource => tag::list,

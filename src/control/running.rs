@@ -9,6 +9,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::context::Context;
+use super::event::{self, Full, Happened};
 use super::identifier::resource_id;
 use super::status::TaskEvent;
 use super::task::{find, mapping_fault, settings_fault, transition};
@@ -19,7 +20,8 @@ use crate::data::Format;
 use crate::mapping::Mapping;
 use crate::replication::settings::{self, TaskSettings};
 use crate::replication::{
-    self, BadPosition, Migration, Outcome, Report, Side, TableProgress, TaskLog, TaskSpec, start_point, stop_point,
+    self, BadPosition, Migration, Outcome, Pause, Report, Side, TableProgress, TaskLog, TaskSpec, start_point,
+    stop_point,
 };
 use crate::store::Resource;
 
@@ -106,11 +108,29 @@ async fn take_up(context: Context, arn: String, mut reports: mpsc::Receiver<Repo
                 }
                 stored
             }
+            Report::ReadingPaused(pause) => {
+                let full = match pause {
+                    Pause::Limit => Full::SwapFiles,
+                    Pause::Disk(_) => Full::Disk,
+                };
+                record(&context, &arn, Happened::ReadingPaused(full)).await;
+                Ok(())
+            }
+            Report::ReadingResumed => {
+                record(&context, &arn, Happened::ReadingResumed).await;
+                Ok(())
+            }
             Report::Finished(outcome) => finished(&context, &arn, outcome).await,
         };
         if let Err(fault) = taken {
             tracing::debug!(arn, code = fault.code, message = fault.message, "a task's report was not taken up");
         }
+    }
+}
+
+async fn record(context: &Context, arn: &str, happened: Happened) {
+    if let Ok(Some(task)) = context.store().get(arn).await {
+        event::record(context, &task.identifier, happened).await;
     }
 }
 

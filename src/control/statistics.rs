@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value as Json, json};
 
 use super::context::Context;
+use super::event::{self, Happened};
 use super::listing::{PageSize, Paging, check_values, page_of};
 use super::{Answer, task};
 use crate::api::shapes::{DescribeTableStatisticsMessage, ReloadTablesMessage};
@@ -62,6 +63,13 @@ pub async fn reload(context: &Context, request: ReloadTablesMessage) -> Answer {
     if task.status != "running" {
         return Err(not_running());
     }
+    // "You can't use it with CDC-only tasks", says the guide; the words are a guess.
+    if task.body["MigrationType"] == "cdc" {
+        return Err(Fault::invalid_resource_state(format!(
+            "Replication Task {} is of migration type cdc, whose tables cannot be reloaded",
+            task.identifier
+        )));
+    }
     let known = context.store().tables(&task.arn).await?;
     let mut names = Vec::new();
     for table in &request.tables_to_reload {
@@ -72,7 +80,10 @@ pub async fn reload(context: &Context, request: ReloadTablesMessage) -> Answer {
         names.push(name);
     }
     match context.with_runner(&task.arn, |runner| runner.reload(names)).unwrap_or(false) {
-        true => Ok(json!({ "ReplicationTaskArn": task.arn }).to_string()),
+        true => {
+            event::record(context, &task.identifier, Happened::TablesReloaded).await;
+            Ok(json!({ "ReplicationTaskArn": task.arn }).to_string())
+        }
         false => Err(not_running()),
     }
 }

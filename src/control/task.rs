@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use serde_json::{Value as Json, json};
 
 use super::context::Context;
+use super::event::{self, Happened};
 use super::identifier::{already_in_use, check_arn, identifier, new_arn};
 use super::listing::{FilterBy, Listing, PageSize, Paging, list};
 use super::running::{bad_position, clean_source, delete_log, launch, log_names, log_path};
@@ -136,6 +137,7 @@ pub async fn start(context: &Context, request: StartReplicationTaskMessage) -> A
         let before = task.body["StopReason"].as_str().unwrap_or_default();
         let went_on = ["Stop Reason STOPPED_AFTER_FULL_LOAD", "Stop Reason STOPPED_AFTER_CACHED_EVENTS"];
         task.spec["StopsAfterLoad"] = json!(fresh || !went_on.contains(&before));
+        task.spec["Fresh"] = json!(fresh);
         task.spec["Runs"] = json!(runs(task) + 1);
         positions.write_to(&mut task.body);
         task.body["ReplicationTaskStartDate"] = now.clone();
@@ -303,7 +305,9 @@ async fn finish_deletion(context: Context, task: Resource) {
     clean_source(&context, &task).await;
     if let Err(error) = context.store().delete(&task.arn).await {
         tracing::error!(task = task.identifier, %error, "cannot delete the task");
+        return;
     }
+    event::record(&context, &task.identifier, Happened::TaskDeleted).await;
     context.changed();
 }
 
@@ -371,11 +375,29 @@ pub async fn transition(
         change(task)?;
         task.status = next.as_str().into();
         task.body["Status"] = next.as_str().into();
-        Ok::<_, Fault>(task.body.clone())
+        Ok::<_, Fault>((task.body.clone(), task.identifier.clone(), happened(event, task)))
     });
-    let body = moved.await?.ok_or_else(|| not_found(arn))??;
+    let (body, identifier, happened) = moved.await?.ok_or_else(|| not_found(arn))??;
     context.changed();
+    if let Some(happened) = happened {
+        event::record(context, &identifier, happened).await;
+    }
     Ok(body)
+}
+
+/// What of a task's life is an event to the user.
+fn happened(event: TaskEvent, task: &Resource) -> Option<Happened> {
+    let text = |member: &str| task.body[member].as_str().unwrap_or_default().to_owned();
+    Some(match event {
+        TaskEvent::Settle => Happened::TaskCreated,
+        TaskEvent::Back(_) => Happened::TaskModified,
+        TaskEvent::Run if task.spec["Fresh"] == json!(true) => Happened::TaskStarted { start_type: "fresh start" },
+        // The service's word for this one is not recorded.
+        TaskEvent::Run => Happened::TaskStarted { start_type: "resume" },
+        TaskEvent::End => Happened::TaskStopped(text("StopReason")),
+        TaskEvent::Fail => Happened::TaskFailed(text("LastFailureMessage")),
+        TaskEvent::Start | TaskEvent::Stop | TaskEvent::Modify | TaskEvent::Delete => return None,
+    })
 }
 
 async fn check_connections(context: &Context, task: &Resource) -> Result<(), Fault> {

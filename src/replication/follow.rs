@@ -18,7 +18,7 @@ use super::log::task_log;
 use super::progress::Counts;
 use super::run::{Orders, Run, is_own};
 use super::spool::{FILE_BYTES_MAX, Limits, MEMORY_BYTES_MAX, Pause, Spool};
-use super::task::StopReason;
+use super::task::{Report, StopReason};
 use crate::connector::{Adoption, ChangeReader};
 use crate::data::{Changes, Ddl, Entry, Error, Op, Position, Result, TableName};
 
@@ -235,11 +235,12 @@ async fn read(run: &Run, mut reader: Box<dyn ChangeReader>, spool: &Spool) -> Re
             tokio::select! {
                 pushed = &mut pushing => break pushed?,
                 error = reader.keep_alive() => return Err(error),
-                () = tokio::time::sleep(PAUSE_LOOK) => tell_pause(run, spool, &mut told),
+                () = tokio::time::sleep(PAUSE_LOOK) => tell_pause(run, spool, &mut told).await,
             }
         }
         if told.is_some() {
             task_log!(run.rules.log, Sorter, Info, "Reading from source is resumed");
+            let _ = run.reports.send(Report::ReadingResumed).await;
         }
         run.metrics.read(rows, bytes, time, spool.usage());
     }
@@ -249,7 +250,7 @@ async fn read(run: &Run, mut reader: Box<dyn ChangeReader>, spool: &Spool) -> Re
 const PAUSE_LOOK: Duration = Duration::from_secs(1);
 
 /// Says once that reading stands still.
-fn tell_pause(run: &Run, spool: &Spool, told: &mut Option<Pause>) {
+async fn tell_pause(run: &Run, spool: &Spool, told: &mut Option<Pause>) {
     let Some(pause) = spool.pause() else { return };
     if told.is_some() {
         return;
@@ -265,6 +266,7 @@ fn tell_pause(run: &Run, spool: &Spool, told: &mut Option<Pause>) {
             task_log!(run.rules.log, Sorter, Warning, "Reading from source is paused. The disk takes no more: {error}");
         }
     }
+    let _ = run.reports.send(Report::ReadingPaused(pause.clone())).await;
     *told = Some(pause);
 }
 

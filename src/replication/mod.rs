@@ -25,4 +25,5 @@ pub use log::TaskLog;
 pub use metrics::Reading;
 pub use progress::{Counts, InLog, TableProgress, TableState};
 pub use run::Migration;
+pub use spool::Pause;
 pub use task::{Outcome, Report, Side, StopReason, TaskHandle, TaskSpec, start};

@@ -21,7 +21,7 @@ use super::log::task_log;
 use super::metrics::Metrics;
 use super::progress::{Progress, TableProgress, TableState};
 use super::rules::{Rules, refused};
-use super::task::StopReason;
+use super::task::{Report, StopReason};
 use crate::connector::{
     Adoption, Beginning, Capture, CreateKey, PrepareMode, Snapshot, Source, StartPoint, TableEntry, Target,
 };
@@ -85,6 +85,7 @@ pub(super) struct Run {
     pub stops_after_load: bool,
     /// Where changes that wait are put when they are too many for memory.
     pub spool: PathBuf,
+    pub reports: mpsc::Sender<Report>,
     /// Changes are followed: a stop waits for a good moment.
     pub following: AtomicBool,
 }

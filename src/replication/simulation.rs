@@ -351,7 +351,7 @@ async fn live(world: &World, name: &str, mode: &str, kept: &mut Kept) -> Option<
             false => timeout_at(end, reports.recv()).await,
         };
         match report {
-            Ok(Some(Report::Running)) => {}
+            Ok(Some(Report::Running | Report::ReadingPaused(_) | Report::ReadingResumed)) => {}
             Ok(Some(Report::Progress { tables, kept: is_kept, .. })) => {
                 kept.take(tables);
                 let _ = is_kept.send(());

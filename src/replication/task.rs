@@ -18,6 +18,7 @@ use super::rules::Rules;
 use super::run::{Migration, Orders, Run};
 use super::self_report::SelfReport;
 use super::settings::{Logging, TaskSettings};
+use super::spool::Pause;
 use crate::connector::{Connection, Engine, StartPoint};
 use crate::data::{Error, ErrorKind, Format, TableName};
 use crate::mapping::Mapping;
@@ -76,6 +77,9 @@ pub enum Report {
         /// To be told when all of it is kept, together. Dropped when it could not be: then it comes again.
         kept: oneshot::Sender<()>,
     },
+    /// What waits for the target is too much for the file, or the disk takes no more of it.
+    ReadingPaused(Pause),
+    ReadingResumed,
     /// The last report.
     Finished(Outcome),
 }
@@ -195,6 +199,7 @@ async fn run(mut spec: TaskSpec, metrics: Arc<Metrics>, reports: mpsc::Sender<Re
         stop: spec.stop,
         stops_after_load: spec.stops_after_load,
         spool: spec.spool,
+        reports: reports.clone(),
         following: AtomicBool::new(false),
     });
     let log = &run.rules.log;

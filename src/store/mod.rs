@@ -3,6 +3,7 @@
 //! Everything is written through one connection, in transactions; a file store is read through a small pool beside it
 //! (WAL lets readers and the writer pass each other). Nothing here knows what a resource means.
 
+mod events;
 mod statistics;
 mod tags;
 
@@ -15,6 +16,7 @@ use serde_json::Value as Json;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool};
 
+pub use events::{Event, EventFilter};
 pub use statistics::TableRecord;
 
 const READERS: u32 = 4;
@@ -259,7 +261,7 @@ impl Store {
     /// Forgets everything.
     pub async fn reset(&self) -> Result<()> {
         let mut transaction = self.write.begin().await?;
-        for table in ["resource", "tag", "table_statistics"] {
+        for table in ["resource", "tag", "table_statistics", "event"] {
             empty(&mut transaction, table).await?;
         }
         transaction.commit().await

@@ -224,6 +224,7 @@ fn load_with(world: &Arc<World>, settings: serde_json::Value) -> Arc<Run> {
         stop: None,
         stops_after_load: true,
         spool: std::path::PathBuf::new(),
+        reports: mpsc::channel(1).0,
         following: AtomicBool::new(false),
     })
 }

@@ -7,6 +7,7 @@
 
 mod ddl;
 mod own;
+mod rows;
 mod table;
 
 use std::collections::HashMap;
@@ -15,15 +16,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::log::task_log;
 use super::net::{ApplyFirst, Image, NetChange};
-use super::policy::{self, Action};
 use super::progress::{AtCheckpoint, Counts};
 use super::rules::Rules;
-use super::settings::ConflictPolicy;
-use crate::connector::{Applier, ApplyException, ChangeSet, Conflict, Key, RowChange, Target};
-use crate::data::{Changes, Ddl, Entry, Error, ErrorKind, Op, Position, Result, Row, TableName, TableVersion, Value};
+use crate::connector::{Applier, ApplyException, Target};
+use crate::data::{Changes, Entry, Error, Op, Position, Result, TableName, TableVersion, Value};
 use own::OwnTables;
+use rows::row;
 use table::{Table, Tally};
 
 /// What waits is applied when it takes this much memory, though its transaction be not at its end.
@@ -416,141 +415,6 @@ impl<'a> Apply<'a> {
         Ok(())
     }
 
-    /// A TRUNCATE counts as a statement that defines tables.
-    async fn truncate(&mut self, index: usize) -> Result<()> {
-        self.flush().await?;
-        let rules = self.rules;
-        let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
-        table.tally.captured.ddls += 1;
-        table.tally.touched = true;
-        let name = table.plan.source.name.clone();
-        if rules.settings.error_behavior.apply_error_fail_on_truncation_ddl {
-            let what = format!("table {name} was truncated on the source (ApplyErrorFailOnTruncationDdl)");
-            return Err(Error::fatal(what));
-        }
-        if self.applied_until.is_some() {
-            table.tally.applied.ddls += 1;
-            return Ok(());
-        }
-        if table.tally.suspended {
-            return Ok(());
-        }
-        if !rules.settings.ddl_handling.handle_source_table_truncated {
-            task_log!(rules.log, TargetApply, Info, "TRUNCATE of table {name} is not carried to the target");
-            return Ok(());
-        }
-        self.changes += 1;
-        self.since.get_or_insert_with(Instant::now);
-        self.begin().await?;
-        let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
-        self.applier.savepoint().await?;
-        self.stage = Stage::Filled;
-        match self.applier.truncate(&table.plan.target).await {
-            Ok(()) => table.tally.applied.ddls += 1,
-            Err(error) if matches!(error.kind, ErrorKind::Recoverable | ErrorKind::Fatal) => return Err(error),
-            Err(error) => {
-                self.applier.back_to_savepoint().await?;
-                self.refused_statement(index, error)?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn ddl(&mut self, index: usize, ddl: &Ddl) -> Result<()> {
-        self.flush().await?;
-        let (tally, version) = match self.slot(index) {
-            Some(table) => (table.tally, Some(table.version.clone())),
-            None => (Tally::default(), None),
-        };
-        let before = self.slot(index).as_ref().map(|table| table.plan.clone());
-        let translated = ddl::translate(self.rules, before.as_ref(), ddl)?;
-        let name = match (&translated.after, &before) {
-            (Some((version, _)), _) => version.schema.name.clone(),
-            (None, Some(before)) => before.source.name.clone(),
-            (None, None) => return Ok(()),
-        };
-        if matches!(ddl, Ddl::Create(_)) && !self.known.contains_key(&name) {
-            self.created.push(name.clone());
-        }
-        let tally = match (&version, self.known.get(&name)) {
-            (None, Some(known)) => Tally { captured: known.captured, applied: known.applied, ..tally },
-            _ => tally,
-        };
-        let dropped = translated.after.is_none();
-        let mut table = match translated.after {
-            Some((version, plan)) => Table::new(&version, plan, tally),
-            None => {
-                let (Some(version), Some(plan)) = (version, before) else { return Ok(()) };
-                Table::new(&version, plan, tally)
-            }
-        };
-        table.tally.captured.ddls += 1;
-        table.tally.touched = true;
-        if dropped {
-            // What comes under this name again is another table.
-            self.known.remove(&name);
-        }
-        *self.slot(index) = Some(table);
-        match translated.ignored {
-            true => {
-                task_log!(
-                    self.rules.log,
-                    TargetApply,
-                    Info,
-                    "A statement that defines table {name} is not carried out"
-                );
-                Ok(())
-            }
-            false => {
-                if self.define(index, translated.steps).await?
-                    && let Some(Some(table)) = self.tables.get_mut(index)
-                {
-                    table.tally.applied.ddls += 1;
-                    task_log!(self.rules.log, TargetApply, Info, "The definition of table {name} was changed");
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Changes the definition of the target's table; tells whether it is done.
-    async fn define(&mut self, index: usize, steps: Vec<ddl::Step>) -> Result<bool> {
-        let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
-        table.tally.touched = true;
-        if table.tally.suspended {
-            return Ok(false);
-        }
-        if self.applied_until.is_some() {
-            return Ok(true);
-        }
-        self.changes += 1;
-        self.since.get_or_insert_with(Instant::now);
-        self.begin().await?;
-        self.stage = Stage::Filled;
-        for step in &steps {
-            let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
-            match self.applier.change_table(&step.change(&table.plan)).await {
-                Ok(()) => {}
-                Err(error) if matches!(error.kind, ErrorKind::Recoverable | ErrorKind::Fatal) => return Err(error),
-                Err(error) => return self.refused_statement(index, error).map(|()| false),
-            }
-        }
-        Ok(true)
-    }
-
-    /// A statement that the target did not take costs its table.
-    fn refused_statement(&mut self, index: usize, error: Error) -> Result<()> {
-        let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
-        let action = policy::table_action(&self.rules.settings.error_behavior);
-        if action == Action::StopTask {
-            return Err(error.into_kind(ErrorKind::Fatal));
-        }
-        let name = &table.plan.target.name;
-        task_log!(self.rules.log, TargetApply, Error, "Table {name} is suspended: {error}");
-        table.tally.suspended = true;
-        Ok(())
-    }
-
     async fn begin(&mut self) -> Result<()> {
         if self.stage == Stage::None {
             self.applier.begin().await?;
@@ -596,155 +460,6 @@ impl<'a> Apply<'a> {
         let tables = self.tables.iter_mut().flatten().filter_map(at).collect();
         Durable { position, time: self.complete_time.take(), tables, rows: std::mem::take(&mut self.rows) }
     }
-
-    /// Applies all that waits, within the target's transaction.
-    async fn flush(&mut self) -> Result<()> {
-        if self.order.is_empty() {
-            return Ok(());
-        }
-        self.begin().await?;
-        if self.stage == Stage::Filled {
-            self.applier.savepoint().await?;
-        }
-        let outcome = self.apply_sets().await;
-        self.settle(outcome).await
-    }
-
-    async fn apply_sets(&mut self) -> Result<()> {
-        let (rules, tolerant) = (self.rules, self.is_tolerant());
-        for table in self.tables.iter().flatten().filter(|table| !table.waiting.is_empty()) {
-            // Whatever a row takes, such as a unique value, one that goes or changes must let go of before.
-            for op in [Op::Delete, Op::Update, Op::Insert] {
-                let rows: Vec<RowChange<'_>> =
-                    table.waiting.of(op).map(|change| row_change(&self.pieces, change)).collect();
-                if rows.is_empty() {
-                    continue;
-                }
-                let changed = self.applier.apply(&set(table, op, &rows, conflict(rules, tolerant))).await?;
-                if changed != rows.len() as u64 && !tolerant {
-                    return Err(Error::new(ErrorKind::Apply, "some rows were not there"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes up what became of the sets; when they failed, applies what waits one by one.
-    async fn settle(&mut self, outcome: Result<()>) -> Result<()> {
-        match outcome {
-            Ok(()) => {
-                self.rows += self.order.len() as u64;
-                for (index, change) in &self.order {
-                    if let Some(Some(table)) = self.tables.get_mut(*index) {
-                        table.tally.applied.add(change.op, 1);
-                    }
-                }
-            }
-            Err(error) if matches!(error.kind, ErrorKind::Recoverable | ErrorKind::Fatal) => return Err(error),
-            Err(error) => {
-                task_log!(self.rules.log, TargetApply, Debug, "Changes are applied one by one: {error}");
-                match self.stage {
-                    Stage::Filled => self.applier.back_to_savepoint().await?,
-                    Stage::None | Stage::Begun => {
-                        self.applier.rollback().await?;
-                        self.stage = Stage::None;
-                        self.begin().await?;
-                    }
-                }
-                self.one_by_one().await?;
-            }
-        }
-        self.stage = Stage::Filled;
-        self.order.clear();
-        self.tables.iter_mut().flatten().for_each(|table| table.waiting.clear());
-        Ok(())
-    }
-
-    /// Applies what waits in the order of the log, each change under a savepoint of its own.
-    async fn one_by_one(&mut self) -> Result<()> {
-        self.stage = Stage::Filled;
-        for (index, change) in std::mem::take(&mut self.order) {
-            let Some(Some(table)) = self.tables.get(index) else { return Err(unknown()) };
-            if table.tally.suspended {
-                continue;
-            }
-            self.applier.savepoint().await?;
-            let error = match self.apply_one(index, &change).await {
-                Ok(true) => {
-                    self.rows += 1;
-                    if let Some(Some(table)) = self.tables.get_mut(index) {
-                        table.tally.applied.add(change.op, 1);
-                    }
-                    continue;
-                }
-                Ok(false) => Error::new(ErrorKind::Apply, "the row was not there: 0 rows affected"),
-                Err(error) if matches!(error.kind, ErrorKind::Recoverable | ErrorKind::Fatal) => return Err(error),
-                Err(error) => {
-                    self.applier.back_to_savepoint().await?;
-                    error
-                }
-            };
-            let Some(Some(table)) = self.tables.get(index) else { return Err(unknown()) };
-            let rows = [row_change(&self.pieces, &change)];
-            let statement = self.applier.statement(&set(table, change.op, &rows, Conflict::Refuse));
-            self.refused(index, change.op, error, statement)?;
-        }
-        Ok(())
-    }
-
-    /// Whether the change met its row.
-    async fn apply_one(&mut self, index: usize, change: &NetChange) -> Result<bool> {
-        let (rules, tolerant) = (self.rules, self.is_tolerant());
-        let Some(Some(table)) = self.tables.get(index) else { return Err(unknown()) };
-        let rows = [row_change(&self.pieces, change)];
-        let set = set(table, change.op, &rows, conflict(rules, tolerant));
-        let mut outcome = self.applier.apply(&set).await;
-        if tolerant
-            && outcome.as_ref().is_err_and(|error| error.kind == ErrorKind::Data)
-            && let [RowChange { old: Some(_), new: Some(new) }] = &rows
-        {
-            // The row came under its new key before, and has now come under its old one again.
-            let gone = [RowChange { old: Some(new.clone()), new: None }];
-            self.applier.back_to_savepoint().await?;
-            self.applier.apply(&ChangeSet { op: Op::Delete, rows: &gone, ..set }).await?;
-            outcome = self.applier.apply(&set).await;
-        }
-        if let (Ok(0), Op::Update, [RowChange { new: Some(new), .. }]) = (&outcome, change.op, &rows)
-            && rules.settings.error_behavior.apply_error_update_policy == ConflictPolicy::UpdateRecord
-            && table.plan.columns.iter().all(|column| new.get(*column) != Value::Absent)
-        {
-            let rows = [RowChange { old: None, new: Some(new.clone()) }];
-            let conflict = if table.unique { Conflict::Replace } else { Conflict::Refuse };
-            outcome = self.applier.apply(&ChangeSet { op: Op::Insert, rows: &rows, conflict, ..set }).await;
-        }
-        Ok(outcome? > 0 || tolerant)
-    }
-
-    /// One change that the target did not take.
-    fn refused(&mut self, index: usize, op: Op, error: Error, statement: String) -> Result<()> {
-        let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
-        let name = &table.plan.target.name;
-        let action = policy::apply_action(op, error.kind, &self.rules.settings.error_behavior, table.tally.errors);
-        table.tally.errors += 1;
-        match action {
-            Action::Ignore => return Ok(()),
-            Action::Log | Action::Retry { .. } => {
-                task_log!(self.rules.log, TargetApply, Warning, "A change of table {name} was not applied: {error}");
-            }
-            Action::SuspendTable => {
-                task_log!(self.rules.log, TargetApply, Error, "Table {name} is suspended: {error}");
-                table.tally.suspended = true;
-            }
-            Action::StopTask => return Err(error.into_kind(ErrorKind::Fatal)),
-        }
-        self.exceptions.push(ApplyException {
-            task: self.rules.task.clone(),
-            table: name.clone(),
-            statement,
-            error: error.to_string(),
-        });
-        Ok(())
-    }
 }
 
 /// The later of two places, with all that happened up to it.
@@ -769,33 +484,6 @@ fn merge(earlier: Option<Durable>, later: Option<Durable>) -> Option<Durable> {
 
 fn unknown() -> Error {
     Error::fatal("the log speaks of a table that it did not describe")
-}
-
-fn conflict(rules: &Rules, tolerant: bool) -> Conflict {
-    match rules.settings.error_behavior.apply_error_insert_policy {
-        _ if tolerant => Conflict::Replace,
-        ConflictPolicy::InsertRecord => Conflict::Replace,
-        _ => Conflict::Refuse,
-    }
-}
-
-fn row(pieces: &[Changes], image: Image) -> Row<'_> {
-    pieces[image.piece as usize].rows.row(image.row as usize)
-}
-
-fn row_change<'a>(pieces: &'a [Changes], change: &NetChange) -> RowChange<'a> {
-    RowChange { old: change.old.map(|image| row(pieces, image)), new: change.new.map(|image| row(pieces, image)) }
-}
-
-fn set<'a>(table: &'a Table, op: Op, rows: &'a [RowChange<'a>], conflict: Conflict) -> ChangeSet<'a> {
-    ChangeSet {
-        table: &table.plan.target,
-        columns: &table.plan.columns,
-        key: if table.unique { Key::Unique(&table.key) } else { Key::Any(&table.key) },
-        op,
-        rows,
-        conflict,
-    }
 }
 
 #[cfg(test)]

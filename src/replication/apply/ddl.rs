@@ -3,10 +3,153 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
+use super::super::log::task_log;
+use super::super::policy::{self, Action};
 use super::super::rules::Rules;
+use super::table::{Table, Tally};
+use super::{Apply, Stage, unknown};
 use crate::connector::TableChange;
-use crate::data::{ColumnChange, Ddl, Result, TableName, TableVersion};
+use crate::data::{ColumnChange, Ddl, Error, ErrorKind, Format, Result, TableName, TableVersion};
 use crate::mapping::TablePlan;
+
+impl Apply<'_> {
+    /// A TRUNCATE counts as a statement that defines tables.
+    pub(super) async fn truncate(&mut self, index: usize) -> Result<()> {
+        self.flush().await?;
+        let rules = self.rules;
+        let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
+        table.tally.captured.ddls += 1;
+        table.tally.touched = true;
+        let name = table.plan.source.name.clone();
+        if rules.settings.error_behavior.apply_error_fail_on_truncation_ddl {
+            let what = format!("table {name} was truncated on the source (ApplyErrorFailOnTruncationDdl)");
+            return Err(Error::fatal(what));
+        }
+        if self.applied_until.is_some() {
+            table.tally.applied.ddls += 1;
+            return Ok(());
+        }
+        if table.tally.suspended {
+            return Ok(());
+        }
+        if !rules.settings.ddl_handling.handle_source_table_truncated {
+            task_log!(rules.log, TargetApply, Info, "TRUNCATE of table {name} is not carried to the target");
+            return Ok(());
+        }
+        self.changes += 1;
+        self.since.get_or_insert_with(Instant::now);
+        self.begin().await?;
+        let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
+        self.applier.savepoint().await?;
+        self.stage = Stage::Filled;
+        match self.applier.truncate(&table.plan.target).await {
+            Ok(()) => table.tally.applied.ddls += 1,
+            Err(error) if matches!(error.kind, ErrorKind::Recoverable | ErrorKind::Fatal) => return Err(error),
+            Err(error) => {
+                self.applier.back_to_savepoint().await?;
+                self.refused_statement(index, error)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn ddl(&mut self, index: usize, ddl: &Ddl) -> Result<()> {
+        self.flush().await?;
+        let (tally, version) = match self.slot(index) {
+            Some(table) => (table.tally, Some(table.version.clone())),
+            None => (Tally::default(), None),
+        };
+        let before = self.slot(index).as_ref().map(|table| table.plan.clone());
+        let translated = translate(self.rules, before.as_ref(), ddl)?;
+        let name = match (&translated.after, &before) {
+            (Some((version, _)), _) => version.schema.name.clone(),
+            (None, Some(before)) => before.source.name.clone(),
+            (None, None) => return Ok(()),
+        };
+        if matches!(ddl, Ddl::Create(_)) && !self.known.contains_key(&name) {
+            self.created.push(name.clone());
+        }
+        let tally = match (&version, self.known.get(&name)) {
+            (None, Some(known)) => Tally { captured: known.captured, applied: known.applied, ..tally },
+            _ => tally,
+        };
+        let dropped = translated.after.is_none();
+        let mut table = match translated.after {
+            Some((version, plan)) => Table::new(&version, plan, tally),
+            None => {
+                let (Some(version), Some(plan)) = (version, before) else { return Ok(()) };
+                Table::new(&version, plan, tally)
+            }
+        };
+        table.tally.captured.ddls += 1;
+        table.tally.touched = true;
+        if dropped {
+            // What comes under this name again is another table.
+            self.known.remove(&name);
+        }
+        *self.slot(index) = Some(table);
+        match translated.ignored {
+            true => {
+                task_log!(
+                    self.rules.log,
+                    TargetApply,
+                    Info,
+                    "A statement that defines table {name} is not carried out"
+                );
+                Ok(())
+            }
+            false => {
+                if self.define(index, translated.steps).await?
+                    && let Some(Some(table)) = self.tables.get_mut(index)
+                {
+                    table.tally.applied.ddls += 1;
+                    task_log!(self.rules.log, TargetApply, Info, "The definition of table {name} was changed");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Changes the definition of the target's table; tells whether it is done.
+    pub(super) async fn define(&mut self, index: usize, steps: Vec<Step>) -> Result<bool> {
+        let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
+        table.tally.touched = true;
+        if table.tally.suspended {
+            return Ok(false);
+        }
+        if self.applied_until.is_some() {
+            return Ok(true);
+        }
+        self.changes += 1;
+        self.since.get_or_insert_with(Instant::now);
+        self.begin().await?;
+        self.stage = Stage::Filled;
+        for step in &steps {
+            let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
+            match self.applier.change_table(&step.change(&table.plan)).await {
+                Ok(()) => {}
+                Err(error) if matches!(error.kind, ErrorKind::Recoverable | ErrorKind::Fatal) => return Err(error),
+                Err(error) => return self.refused_statement(index, error).map(|()| false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// A statement that the target did not take costs its table.
+    fn refused_statement(&mut self, index: usize, error: Error) -> Result<()> {
+        let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
+        let action = policy::table_action(&self.rules.settings.error_behavior);
+        if action == Action::StopTask {
+            return Err(error.into_kind(ErrorKind::Fatal));
+        }
+        let name = &table.plan.target.name;
+        task_log!(self.rules.log, TargetApply, Error, "Table {name} is suspended: {error}");
+        table.tally.suspended = true;
+        Ok(())
+    }
+}
 
 /// What a statement means for the target.
 pub(super) struct Translated {
@@ -103,7 +246,7 @@ fn step(rules: &Rules, before: Option<&TablePlan>, after: &TablePlan, change: &C
             let target = &after.target.columns[column];
             let before = before?.target.columns.iter().find(|before| before.name == target.name)?;
             // Other types of the source may be one on the target.
-            let same = if rules.format == crate::data::Format::Text {
+            let same = if rules.format == Format::Text {
                 before.native == target.native
             } else {
                 before.data_type == target.data_type

@@ -49,6 +49,20 @@ class Server:
         flags = ["-At", "-F", "\t", "-c", statement] if self.is_postgres else ["-N", "-B", "-e", statement]
         return run([*self.client(database or self.database).split(), *flags], env=self.environment).strip()
 
+    def connect(self, database):
+        """A connection of the plain Python driver, committing each statement."""
+        if self.is_postgres:
+            import psycopg
+
+            return psycopg.connect(
+                host=self.host, port=self.port, user=self.user, password=self.password, dbname=database, autocommit=True
+            )
+        import pymysql
+
+        return pymysql.connect(
+            host=self.host, port=self.port, user=self.user, password=self.password, database=database, autocommit=True
+        )
+
     def url(self, database):
         scheme = "postgresql" if self.is_postgres else "mysql"
         return f"{scheme}://{self.user}:{self.password}@{self.host}:{self.port}/{database}"

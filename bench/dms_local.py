@@ -117,3 +117,57 @@ class DmsLocal:
         if described.get("StopReason") != "Stop Reason FULL_LOAD_ONLY_FINISHED":
             sys.exit(f"the task did not finish: {described.get('StopReason')}")
         return seconds
+
+    def follow(self, source, target, schema, tables, settings):
+        """Makes and starts a task that loads the tables and follows the source; returns its ARN when it runs."""
+        self.task_number += 1
+        rules = [
+            {
+                "rule-type": "selection", "rule-id": str(number), "rule-name": str(number), "rule-action": "include",
+                "object-locator": {"schema-name": schema, "table-name": table},
+            }
+            for number, table in enumerate(tables, 1)
+        ]  # fmt: skip
+        task = self.client.create_replication_task(
+            ReplicationTaskIdentifier=f"bench-{self.task_number}", ReplicationInstanceArn=self.instance(),
+            SourceEndpointArn=self.endpoint("source", source), TargetEndpointArn=self.endpoint("target", target),
+            MigrationType="full-load-and-cdc", TableMappings=json.dumps({"rules": rules}),
+            ReplicationTaskSettings=json.dumps(settings),
+        )["ReplicationTask"]["ReplicationTaskArn"]  # fmt: skip
+        self.client.start_replication_task(ReplicationTaskArn=task, StartReplicationTaskType="start-replication")
+        self.wait_for(task, "running")
+        return task
+
+    def wait_for(self, task, status):
+        by_arn = [{"Name": "replication-task-arn", "Values": [task]}]
+        while True:
+            described = self.client.describe_replication_tasks(Filters=by_arn, WithoutSettings=True)
+            (described,) = described["ReplicationTasks"]
+            if described["Status"] == status:
+                return described
+            if described["Status"] == "failed":
+                sys.exit(f"the task failed: {described.get('LastFailureMessage')}")
+            time.sleep(0.02)
+
+    def wait_for_load(self, task):
+        while True:
+            rows = self.client.describe_table_statistics(ReplicationTaskArn=task)["TableStatistics"]
+            if rows and all(row["TableState"] == "Table completed" for row in rows):
+                return
+            time.sleep(0.05)
+
+    def stop_task(self, task):
+        self.client.stop_replication_task(ReplicationTaskArn=task)
+        self.wait_for(task, "stopped")
+
+    def resume(self, task):
+        self.client.start_replication_task(ReplicationTaskArn=task, StartReplicationTaskType="resume-processing")
+
+    def delete_task(self, task):
+        self.client.delete_replication_task(ReplicationTaskArn=task)
+        by_arn = [{"Name": "replication-task-arn", "Values": [task]}]
+        while True:
+            try:
+                self.client.describe_replication_tasks(Filters=by_arn, WithoutSettings=True)
+            except self.client.exceptions.ResourceNotFoundFault:
+                return

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures full loads against the databases' own tools, their memory, and the server itself. See docs/benchmarks.md."""
+"""Measures full loads and changes against the databases' own means, memory, and the server itself. See docs/benchmarks.md."""
 
 import argparse
 import json
@@ -10,6 +10,7 @@ import re
 import shutil
 import time
 
+import changes
 import loads
 import memory
 import server as server_alone
@@ -19,7 +20,7 @@ from dms_local import DmsLocal
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # What can be measured: each takes the bench and the arguments and returns the lines of its report.
-PARTS = {"loads": loads.measure, "memory": memory.measure, "server": server_alone.measure}
+PARTS = {"loads": loads.measure, "changes": changes.measure, "memory": memory.measure, "server": server_alone.measure}
 
 
 def machine():

@@ -90,7 +90,7 @@ impl Pair {
 fn lsn(position: &Position) -> u64 {
     match position {
         Position::Lsn(lsn) => *lsn,
-        Position::Binlog { .. } => 0,
+        Position::Binlog { .. } | Position::Gtids(_) => 0,
     }
 }
 

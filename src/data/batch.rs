@@ -173,6 +173,11 @@ impl Batch {
         self.push_with(Kind::String, write)
     }
 
+    /// Pushes a decimal number that `write` appends to the arena itself.
+    pub fn push_numeric_with<E>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+        self.push_with(Kind::Numeric, write)
+    }
+
     /// Pushes bytes that `write` appends to the arena itself.
     pub fn push_bytes_with<E>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
         self.push_with(Kind::Bytes, write)
@@ -187,6 +192,13 @@ impl Batch {
 
     pub fn end_row(&mut self) {
         self.row_ends.push(self.cells.len() as u32);
+    }
+
+    /// Takes back all rows from the one of this number on, and a row that has not ended. Their bytes stay in the arena.
+    pub fn truncate(&mut self, rows: usize) {
+        self.row_ends.truncate(rows);
+        let end = self.row_ends.last().map_or(0, |end| *end as usize);
+        self.cells.truncate(end);
     }
 
     /// Marks the last pushed value as unfinished: the next batch begins with the rest of it.

@@ -15,6 +15,9 @@ pub enum Position {
     Lsn(u64),
     /// A byte of a file of MySQL's binary log: `mysql-bin-changelog.000024:373`.
     Binlog { file: String, offset: u64 },
+    /// After these global transactions of MySQL (`3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5`) or MariaDB (`0-1-100`),
+    /// separated by commas. DMS has no such start point.
+    Gtids(String),
 }
 
 /// Places of one log are ordered; those of different engines, or of binary logs of different names, are not.
@@ -42,6 +45,7 @@ impl fmt::Display for Position {
         match self {
             Position::Lsn(lsn) => write!(f, "{:X}/{:X}", lsn >> 32, lsn & 0xffff_ffff),
             Position::Binlog { file, offset } => write!(f, "{file}:{offset}"),
+            Position::Gtids(gtids) => f.write_str(gtids),
         }
     }
 }
@@ -52,7 +56,11 @@ pub struct NoPosition(String);
 
 impl fmt::Display for NoPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "'{}' is neither an LSN (4AF/B00000D0) nor a binlog position (mysql-bin.000024:373)", self.0)
+        write!(
+            f,
+            "'{}' is neither an LSN (4AF/B00000D0) nor a binlog position (mysql-bin.000024:373) nor a set of GTIDs",
+            self.0
+        )
     }
 }
 
@@ -81,8 +89,11 @@ impl FromStr for Position {
 }
 
 fn parse(text: &str) -> Option<Position> {
+    if is_gtids(text) {
+        let plain = |gtid: &str| gtid.split_ascii_whitespace().collect::<String>();
+        return Some(Position::Gtids(text.split(',').map(plain).collect::<Vec<_>>().join(",")));
+    }
     if let Some((file, offset)) = text.rsplit_once(':') {
-        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let (_, number) = file.rsplit_once('.')?;
         if !is_number(number) || !is_number(offset) {
             return None;
@@ -97,6 +108,41 @@ fn parse(text: &str) -> Option<Position> {
     Some(Position::Lsn(half(high)? << 32 | half(low)?))
 }
 
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// All of MySQL, or all of MariaDB.
+fn is_gtids(text: &str) -> bool {
+    let all = |is: fn(&str) -> bool| text.split(',').all(|gtid| is(gtid.trim()));
+    all(is_mysql_gtids) || all(is_mariadb_gtid)
+}
+
+/// `uuid:1-5:9`, also with tags before numbers.
+fn is_mysql_gtids(text: &str) -> bool {
+    let Some((uuid, rest)) = text.split_once(':') else { return false };
+    let is_uuid = uuid.len() == 36
+        && uuid.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        });
+    let is_interval = |part: &str| {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        is_number(from) && is_number(to)
+    };
+    let is_tag = |part: &str| {
+        let starts = part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        starts && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    let mut parts = rest.split(':').map(str::trim);
+    is_uuid && parts.all(|part| is_interval(part) || is_tag(part)) && rest.ends_with(|c: char| c.is_ascii_digit())
+}
+
+/// `0-1-100`: domain, server and number.
+fn is_mariadb_gtid(text: &str) -> bool {
+    text.split('-').count() == 3 && text.split('-').all(is_number)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +153,22 @@ mod tests {
             assert_eq!(text.parse::<Position>().unwrap().to_string(), text);
         }
         assert_eq!("000004AF/B00000D0".parse(), Ok(Position::Lsn(0x4AF_B000_00D0)));
+    }
+
+    #[test]
+    fn reads_global_transaction_numbers() {
+        let uuid = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+        for text in ["UUID:1", "UUID:1-5:11-18", "UUID:1-3,UUID:tag_1:4:7", "0-1-100", "0-1-100,1-2-7"] {
+            let text = text.replace("UUID", uuid);
+            assert_eq!(text.parse(), Ok(Position::Gtids(text.clone())));
+            assert_eq!(text.parse::<Position>().unwrap().to_string(), text);
+        }
+        assert_eq!(format!("{uuid}:1-5,\n {uuid}:7").parse(), Ok(Position::Gtids(format!("{uuid}:1-5,{uuid}:7"))));
+        for text in ["UUID", "UUID:", "UUID:tag", "UUID:1-x", "0-1", "0-1-", "0-1-2,UUID:1", "UUID:1:"] {
+            let text = text.replace("UUID", uuid);
+            assert_eq!(text.parse::<Position>(), Err(NoPosition(text)));
+        }
+        assert_eq!("0-1-2".parse::<Position>().unwrap().partial_cmp(&"0-1-3".parse().unwrap()), None);
     }
 
     #[test]

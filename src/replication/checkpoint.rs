@@ -34,6 +34,8 @@ pub fn recovery_checkpoint(position: &Position) -> String {
             let id = (number << 32).wrapping_add(*offset);
             format!("{file}:{offset}:-1:{offset}:{id}:{file}:{offset}")
         }
+        // A task begins with these and goes on from places in files.
+        Position::Gtids(gtids) => gtids.clone(),
     };
     format!("checkpoint:V1#1#{stream}#0#0#*#0#0")
 }

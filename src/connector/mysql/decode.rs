@@ -67,6 +67,16 @@ impl Decoder {
     }
 }
 
+/// Where to cut UTF-8 so that at most `most` bytes are left and no character is split.
+pub(super) fn cut_text(bytes: &[u8], most: usize) -> usize {
+    let mut at = most.min(bytes.len());
+    // A character has at most three continuation bytes.
+    while at > 0 && at < bytes.len() && most - at < 3 && bytes[at] & 0xC0 == 0x80 {
+        at -= 1;
+    }
+    at
+}
+
 fn unreadable(what: &str) -> Error {
     Error::table(format!("the server sent a value that is not {what}"))
 }
@@ -100,7 +110,7 @@ fn double(bytes: &[u8]) -> Option<f64> {
 }
 
 /// The double that prints like the float.
-fn shortest(float: f32) -> f64 {
+pub(super) fn shortest(float: f32) -> f64 {
     let mut buffer = ryu::Buffer::new();
     buffer.format(float).parse().unwrap_or(float.into())
 }
@@ -140,7 +150,7 @@ fn pair(tens: u8, ones: u8) -> Option<i32> {
 
 /// Days since 1970-01-01 in the proleptic Gregorian calendar, counting years from March so that the leap day is last.
 #[inline]
-fn days(year: i32, month: i32, day: i32) -> Option<i32> {
+pub(super) fn days(year: i32, month: i32, day: i32) -> Option<i32> {
     const LENGTHS: [i32; 12] = [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let length = LENGTHS.get(usize::try_from(month).ok()?.checked_sub(1)?)?;

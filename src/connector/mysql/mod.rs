@@ -13,6 +13,7 @@
 //! <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Source.MySQL.html>,
 //! <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Target.MySQL.html>
 
+mod changes;
 mod decode;
 #[cfg(test)]
 mod end_to_end;

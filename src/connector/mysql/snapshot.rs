@@ -6,12 +6,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::decode::Decoder;
+use super::changes::log_end;
+use super::decode::{Decoder, cut_text};
+use super::source::MySqlSource;
 use super::type_map::{base, is_binary};
 use super::wire::{Client, Field, LocalFiles, Step, value_at};
 use super::{Settings, Side, connect, quote_name, quote_table};
 use crate::connector::{Connection, ReadPlan, Reader, Snapshot};
-use crate::data::{Batch, Column, Error, ErrorKind, Format, Result, TableSchema};
+use crate::data::{Batch, Column, Error, ErrorKind, Format, Position, Result, TableName, TableSchema};
 
 /// Attempts to open all readers between two commits of a server that cannot be stopped for a moment.
 const ATTEMPTS: usize = 10;
@@ -21,22 +23,67 @@ const LOCK_WAIT_SECONDS: u32 = 5;
 
 /// Opens `readers` sessions that see the same moment, or one if the server allows no more.
 pub(super) async fn open(connection: &Connection, settings: &Settings, readers: usize) -> Result<MySqlSnapshot> {
-    let mut first = connect(connection, settings, Side::Source).await?;
-    let mut clients = Vec::new();
+    let mut clients = sessions(connection, settings, readers).await?;
     if readers > 1 {
-        let mut others = Vec::new();
-        for _ in 1..readers {
-            others.push(connect(connection, settings, Side::Source).await?);
-        }
-        others.push(first);
-        clients = match share_under_lock(connection, settings, others).await? {
-            Ok(shared) => shared,
-            Err(others) => share_between_commits(others).await?,
+        clients = match share_under_lock(connection, settings, clients, "FLUSH TABLES WITH READ LOCK").await? {
+            Ok((shared, _)) => shared,
+            Err((others, _)) => share_between_commits(others).await?.0,
         };
     } else {
-        begin(&mut first).await?;
-        clients.push(first);
+        begin_all(&mut clients).await?;
     }
+    Ok(of_clients(connection, settings, clients))
+}
+
+/// The same, and the place in the log at which that moment is: all before it shows, and nothing after it. Only the
+/// `tables` are sure to be seen like that.
+pub(super) async fn open_in_log(
+    source: &MySqlSource,
+    readers: usize,
+    tables: &[TableName],
+) -> Result<(MySqlSnapshot, Position)> {
+    let (connection, settings) = (source.connection(), source.settings());
+    let clients = sessions(connection, settings, readers.max(1)).await?;
+    let (clients, refused) = match share_under_lock(connection, settings, clients, "FLUSH TABLES WITH READ LOCK").await? {
+        Ok((clients, position)) => return Ok((of_clients(connection, settings, clients), position)),
+        Err(refused) => refused,
+    };
+    let (clients, position) = share_between_commits(clients).await?;
+    if let Some(position) = position {
+        return Ok((of_clients(connection, settings, clients), position));
+    }
+    // Whoever has changed one of these tables has committed before they are locked, and nobody changes them after.
+    let names: Vec<String> = tables.iter().map(|name| format!("{} READ", quote_table(name))).collect();
+    let lock = match names.as_slice() {
+        [] => "DO 0".to_owned(),
+        names => format!("LOCK TABLES {}", names.join(",")),
+    };
+    match share_under_lock(connection, settings, clients, &lock).await? {
+        Ok((clients, position)) => Ok((of_clients(connection, settings, clients), position)),
+        Err((_, error)) if is_busy(&refused) || is_busy(&error) => {
+            Err(if is_busy(&refused) { refused } else { error }.while_doing("lock the source for a moment"))
+        }
+        Err((_, error)) => Err(Error::fatal(format!(
+            "the source does not allow to see its tables and its log at the same moment: grant RELOAD to the user of the \
+             endpoint, or LOCK TABLES on the databases (FLUSH TABLES WITH READ LOCK: {refused}; LOCK TABLES: {error})"
+        ))),
+    }
+}
+
+/// The lock may be had later.
+fn is_busy(error: &Error) -> bool {
+    error.kind == ErrorKind::Recoverable
+}
+
+async fn sessions(connection: &Connection, settings: &Settings, count: usize) -> Result<Vec<Client>> {
+    let mut clients = Vec::with_capacity(count);
+    for _ in 0..count.max(1) {
+        clients.push(connect(connection, settings, Side::Source).await?);
+    }
+    Ok(clients)
+}
+
+fn of_clients(connection: &Connection, settings: &Settings, mut clients: Vec<Client>) -> MySqlSnapshot {
     for client in &mut clients {
         client.set_timeout(None);
     }
@@ -47,7 +94,7 @@ pub(super) async fn open(connection: &Connection, settings: &Settings, readers: 
         connection: connection.clone(),
         connect_timeout: settings.connect_timeout,
     };
-    Ok(MySqlSnapshot { pool: Arc::new(pool) })
+    MySqlSnapshot { pool: Arc::new(pool) }
 }
 
 async fn begin(client: &mut Client) -> Result<()> {
@@ -63,49 +110,47 @@ async fn begin_all(clients: &mut [Client]) -> Result<()> {
     Ok(())
 }
 
-/// Stops all writers for the moment it takes to open the transactions. Gives the clients back where that is not allowed
-/// or would take long.
+/// Stops all writers for the moment it takes to open the transactions and to see where the log is. Gives the clients back
+/// where that is not allowed or would take long, with the reason.
 async fn share_under_lock(
     connection: &Connection,
     settings: &Settings,
     mut clients: Vec<Client>,
-) -> Result<std::result::Result<Vec<Client>, Vec<Client>>> {
+    lock: &str,
+) -> Result<std::result::Result<(Vec<Client>, Position), (Vec<Client>, Error)>> {
     let mut control = connect(connection, settings, Side::Source).await?;
-    control.run(&format!("SET SESSION lock_wait_timeout={LOCK_WAIT_SECONDS}")).await?;
-    if let Err(error) = control.run("FLUSH TABLES WITH READ LOCK").await {
+    // Without autocommit the engine locks tables too, and so waits for open transactions (MySQL 5.6).
+    control.run(&format!("SET SESSION lock_wait_timeout={LOCK_WAIT_SECONDS}, autocommit=0")).await?;
+    if let Err(error) = control.run(lock).await {
         if control.is_busy() {
             return Err(error);
         }
         tracing::debug!(%error, "the source cannot be locked for a moment");
         control.close().await;
-        return Ok(Err(clients));
+        return Ok(Err((clients, error)));
     }
     let begun = begin_all(&mut clients).await;
+    let position = log_end(&mut control).await;
     // The lock goes with its session, whatever happens to the statement.
     let unlocked = control.run("UNLOCK TABLES").await;
     control.close().await;
     begun?;
     unlocked?;
-    Ok(Ok(clients))
+    Ok(Ok((clients, position?)))
 }
 
 /// MariaDB tells at which position of its binary log a snapshot stands: those at the same position see the same rows.
-/// Without that there is one reader.
-async fn share_between_commits(mut clients: Vec<Client>) -> Result<Vec<Client>> {
+/// Without that there is one reader, and no position.
+async fn share_between_commits(mut clients: Vec<Client>) -> Result<(Vec<Client>, Option<Position>)> {
     for _ in 0..ATTEMPTS {
         begin_all(&mut clients).await?;
         let mut positions = Vec::new();
         for client in &mut clients {
             positions.push(client.rows("SHOW STATUS LIKE 'binlog\\_snapshot\\_%'").await?);
         }
-        let known = positions[0].iter().any(|row| {
-            row.get(1).is_some_and(|file| file.as_ref().is_some_and(|file| !file.is_empty() && file != "0"))
-        });
-        if !known {
-            break;
-        }
+        let Some(position) = snapshot_position(&positions[0]) else { break };
         if positions.iter().all(|position| *position == positions[0]) {
-            return Ok(clients);
+            return Ok((clients, Some(position)));
         }
     }
     tracing::warn!(
@@ -114,7 +159,17 @@ async fn share_between_commits(mut clients: Vec<Client>) -> Result<Vec<Client>> 
     );
     clients.truncate(1);
     begin_all(&mut clients).await?;
-    Ok(clients)
+    let position = snapshot_position(&clients[0].rows("SHOW STATUS LIKE 'binlog\\_snapshot\\_%'").await?);
+    Ok((clients, position))
+}
+
+fn snapshot_position(status: &[Vec<Option<String>>]) -> Option<Position> {
+    let value = |name: &str| {
+        let row = status.iter().find(|row| row[0].as_deref().is_some_and(|known| known.eq_ignore_ascii_case(name)))?;
+        row.get(1)?.clone().filter(|value| !value.is_empty() && value != "0")
+    };
+    let (file, offset) = (value("binlog_snapshot_file")?, value("binlog_snapshot_position")?);
+    Some(Position::Binlog { file, offset: offset.parse().ok()? })
 }
 
 pub(super) struct MySqlSnapshot {
@@ -226,14 +281,7 @@ impl ReadColumn {
 
     /// Where to cut so that at most `most` bytes are left and no character is split.
     fn cut(&self, bytes: &[u8], most: usize) -> usize {
-        let mut at = most.min(bytes.len());
-        if self.decoder == Decoder::Text && at < bytes.len() {
-            // A character of UTF-8 has at most three continuation bytes.
-            while at > 0 && most - at < 3 && bytes[at] & 0xC0 == 0x80 {
-                at -= 1;
-            }
-        }
-        at
+        if self.decoder == Decoder::Text { cut_text(bytes, most) } else { most.min(bytes.len()) }
     }
 }
 

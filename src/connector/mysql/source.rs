@@ -2,11 +2,12 @@
 
 use async_trait::async_trait;
 
+use super::changes::{self, MySqlChanges, Undone};
 use super::type_map::{Declared, source_type};
 use super::wire::Client;
 use super::{Settings, Side, connect, quote_text, snapshot};
-use crate::connector::{Connection, Snapshot, Source, TableEntry};
-use crate::data::{Column, Family, Result, TableKind, TableName, TableSchema};
+use crate::connector::{Beginning, Capture, ChangeReader, Connection, Snapshot, Source, StartPoint, TableEntry};
+use crate::data::{Column, Family, Position, Result, TableKind, TableName, TableSchema};
 
 /// Tables described by one query of the catalog.
 const DESCRIBED_AT_ONCE: usize = 200;
@@ -14,18 +15,33 @@ const DESCRIBED_AT_ONCE: usize = 200;
 /// Databases of the server itself.
 const OWN_SCHEMAS: &str = "('mysql','sys','information_schema','performance_schema')";
 
+#[derive(Clone)]
 pub(super) struct MySqlSource {
     connection: Connection,
     settings: Settings,
+    undone: Undone,
 }
 
 impl MySqlSource {
     pub(super) fn new(connection: Connection) -> MySqlSource {
         let settings = Settings::of(&connection);
-        MySqlSource { connection, settings }
+        MySqlSource { connection, settings, undone: Undone::default() }
     }
 
-    async fn connect(&self) -> Result<Client> {
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Parts of the log that readers have found to be undone.
+    pub(super) fn undone(&self) -> &Undone {
+        &self.undone
+    }
+
+    pub(super) async fn connect(&self) -> Result<Client> {
         connect(&self.connection, &self.settings, Side::Source).await
     }
 
@@ -81,6 +97,31 @@ impl Source for MySqlSource {
         let snapshot = snapshot::open(&self.connection, &self.settings, readers).await;
         Ok(Box::new(snapshot.map_err(|error| error.while_doing("open a snapshot of the source"))?))
     }
+
+    async fn begin_capture(&self, capture: &Capture, readers: usize) -> Result<Beginning> {
+        let (snapshot, position) = changes::begin(self, capture, readers).await?;
+        Ok(Beginning { snapshot: Box::new(snapshot), position })
+    }
+
+    async fn begin_capture_at(&self, capture: &Capture, start: &StartPoint) -> Result<Position> {
+        changes::begin_at(self, capture, start).await
+    }
+
+    async fn snapshot_in_log(&self, capture: &Capture, readers: usize) -> Result<Beginning> {
+        self.begin_capture(capture, readers).await
+    }
+
+    async fn log_end(&self) -> Result<Position> {
+        changes::end(self).await
+    }
+
+    async fn changes(&self, capture: &Capture, from: &Position) -> Result<Box<dyn ChangeReader>> {
+        Ok(Box::new(MySqlChanges::start(self, capture, from).await?))
+    }
+
+    async fn end_capture(&self, capture: &Capture) -> Result<()> {
+        changes::end_capture(self, capture).await
+    }
 }
 
 fn table_entry(row: Vec<Option<String>>) -> Option<TableEntry> {
@@ -89,24 +130,38 @@ fn table_entry(row: Vec<Option<String>>) -> Option<TableEntry> {
     Some(TableEntry { name: TableName::new(schema?, table?), kind })
 }
 
+/// A table as it is stored, and as its rows are in the log.
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    /// What is moved of it.
+    pub(super) schema: TableSchema,
+    /// In their order, with the hidden ones.
+    pub(super) columns: Vec<StoredColumn>,
+    /// `TABLE_TYPE`: not every kind of table is moved.
+    pub(super) kind: String,
+    pub(super) collation: String,
+    /// Unique keys for which MariaDB keeps a hash in a column that the catalog does not show.
+    pub(super) hash_keys: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StoredColumn {
+    pub(super) column: Column,
+    pub(super) hidden: bool,
+}
+
 async fn describe(client: &mut Client, tables: &[TableEntry]) -> Result<Vec<TableSchema>> {
+    Ok(stored(client, tables).await?.into_iter().map(|table| table.schema).collect())
+}
+
+/// Tables in the order given; one that has vanished is left out.
+pub(super) async fn stored(client: &mut Client, tables: &[TableEntry]) -> Result<Vec<Stored>> {
     let names: Vec<String> = tables
         .iter()
         .map(|entry| format!("({},{})", quote_text(&entry.name.schema), quote_text(&entry.name.table)))
         .collect();
     let named = format!("(TABLE_SCHEMA, TABLE_NAME) IN ({})", names.join(","));
-    let mut schemas: Vec<TableSchema> = tables
-        .iter()
-        .map(|entry| TableSchema {
-            name: entry.name.clone(),
-            kind: entry.kind,
-            family: Family::MySql,
-            columns: Vec::new(),
-            primary_key: Vec::new(),
-            unique_key: Vec::new(),
-            rows_estimate: 0,
-        })
-        .collect();
+    let mut described: Vec<Stored> = tables.iter().map(undescribed).collect();
 
     let columns = client
         .rows(&format!(
@@ -116,56 +171,78 @@ async fn describe(client: &mut Client, tables: &[TableEntry]) -> Result<Vec<Tabl
         ))
         .await?;
     for row in &columns {
-        if let Some(schema) = named_in(&mut schemas, row)
-            && let Some(column) = column(&row[2..])
+        if let Some(table) = named_in(&mut described, row)
+            && let Some(stored) = column(&row[2..])
         {
-            schema.columns.push(column);
+            if !stored.hidden {
+                table.schema.columns.push(stored.column.clone());
+            }
+            table.columns.push(stored);
         }
     }
     let keys = client
         .rows(&format!(
-            "SELECT TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, COLUMN_NAME, SUB_PART FROM information_schema.STATISTICS \
+            "SELECT TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, COLUMN_NAME, SUB_PART, INDEX_TYPE \
+             FROM information_schema.STATISTICS \
              WHERE {named} AND NON_UNIQUE=0 ORDER BY TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, SEQ_IN_INDEX"
         ))
         .await?;
     for index in keys.chunk_by(|a, b| a[..3] == b[..3]) {
-        if let Some(schema) = named_in(&mut schemas, &index[0]) {
-            add_key(schema, index);
+        if let Some(table) = named_in(&mut described, &index[0]) {
+            add_key(&mut table.schema, index);
+            table.hash_keys += usize::from(index[0][5].as_deref() == Some("HASH"));
         }
     }
-    let estimates = client
-        .rows(&format!("SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_ROWS FROM information_schema.TABLES WHERE {named}"))
+    let tables = client
+        .rows(&format!(
+            "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_ROWS, TABLE_TYPE, TABLE_COLLATION FROM information_schema.TABLES \
+             WHERE {named}"
+        ))
         .await?;
-    for row in &estimates {
-        if let Some(schema) = named_in(&mut schemas, row) {
-            schema.rows_estimate = number(&row[2]);
+    for row in tables {
+        if let Some(table) = named_in(&mut described, &row) {
+            table.schema.rows_estimate = number(&row[2]);
+            table.kind = row[3].clone().unwrap_or_default();
+            table.collation = row[4].clone().unwrap_or_default();
         }
     }
     // A table without columns has vanished since it was listed.
-    schemas.retain(|schema| !schema.columns.is_empty());
-    Ok(schemas)
+    described.retain(|table| !table.schema.columns.is_empty());
+    Ok(described)
+}
+
+fn undescribed(entry: &TableEntry) -> Stored {
+    let schema = TableSchema {
+        name: entry.name.clone(),
+        kind: entry.kind,
+        family: Family::MySql,
+        columns: Vec::new(),
+        primary_key: Vec::new(),
+        unique_key: Vec::new(),
+        rows_estimate: 0,
+    };
+    Stored { schema, columns: Vec::new(), kind: String::new(), collation: String::new(), hash_keys: 0 }
 }
 
 /// The table that a row of the catalog speaks of in its first two columns.
-fn named_in<'a>(schemas: &'a mut [TableSchema], row: &[Option<String>]) -> Option<&'a mut TableSchema> {
+fn named_in<'a>(tables: &'a mut [Stored], row: &[Option<String>]) -> Option<&'a mut Stored> {
     let (schema, table) = (row.first()?.as_deref()?, row.get(1)?.as_deref()?);
-    schemas.iter_mut().find(|candidate| candidate.name.schema == schema && candidate.name.table == table)
+    let is_named = |name: &TableName| name.schema == schema && name.table == table;
+    tables.iter_mut().find(|candidate| is_named(&candidate.schema.name))
 }
 
 fn number<N: std::str::FromStr + Default>(text: &Option<String>) -> N {
     text.as_deref().and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
-/// A column from a row that begins with `COLUMN_NAME`; `None` for an invisible one.
-fn column(row: &[Option<String>]) -> Option<Column> {
+/// A column from a row that begins with `COLUMN_NAME`.
+fn column(row: &[Option<String>]) -> Option<StoredColumn> {
     let [name, base, full, length, precision, scale, fraction, charset, collation, nullable, extra] = row else {
         return None;
     };
     let extra = extra.as_deref().unwrap_or_default().to_ascii_uppercase();
     // "AWS DMS does not migrate data from invisible columns in your source database."
-    if extra.contains("INVISIBLE") {
-        return None;
-    }
+    let hidden = extra.contains("INVISIBLE");
     let (base, full) = (base.as_deref()?.to_ascii_lowercase(), full.as_deref()?);
     let declared = Declared {
         base: &base,
@@ -181,13 +258,14 @@ fn column(row: &[Option<String>]) -> Option<Column> {
         }
         _ => full.to_owned(),
     };
-    Some(Column {
+    let column = Column {
         name: name.clone()?,
         data_type: source_type(&declared),
         native,
         nullable: nullable.as_deref() == Some("YES"),
         generated: is_generated(&extra),
-    })
+    };
+    Some(StoredColumn { column, hidden })
 }
 
 /// By the `EXTRA` of a column, in upper case. MySQL marks columns with a default expression as `DEFAULT_GENERATED`.

@@ -11,7 +11,7 @@ mod packet;
 use std::ops::Range;
 use std::time::Duration;
 
-use packet::{Buffered, Packets};
+use packet::{Buffered, Packets, Whole};
 
 use crate::connector::{Connection, net};
 use crate::data::{Error, Result};
@@ -23,6 +23,8 @@ pub(super) use failure::from_server;
 pub(super) const LOCAL_FILE: &str = "dms-local.csv";
 
 const COM_QUERY: u8 = 0x03;
+const COM_BINLOG_DUMP: u8 = 0x12;
+const COM_REGISTER_SLAVE: u8 = 0x15;
 
 /// Whether the server may ask for a local file on this connection at all.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,6 +59,17 @@ pub(super) enum Field {
     /// So many bytes follow.
     Bytes(u64),
 }
+
+/// What [`Client::begin_dump`] does at the end of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DumpEnd {
+    /// Waits for more.
+    Never,
+    WithTheLog,
+}
+
+/// Where a packet of the log is.
+pub(super) struct LogPacket(Whole);
 
 pub(super) struct Client {
     packets: Packets,
@@ -124,7 +137,7 @@ impl Client {
     }
 
     async fn all_without_timeout(&mut self, sql: &str, mut on_row: impl FnMut(&[u8]) -> Result<()>) -> Result<Done> {
-        self.begin(sql.as_bytes()).await?;
+        self.begin(COM_QUERY, sql.as_bytes()).await?;
         loop {
             let done = match self.answer().await? {
                 Answer::Done(done) => done,
@@ -155,7 +168,7 @@ impl Client {
 
     /// Sends a query whose rows are then taken with [`Client::step`].
     pub(super) async fn select(&mut self, sql: &str) -> Result<()> {
-        self.begin(sql.as_bytes()).await?;
+        self.begin(COM_QUERY, sql.as_bytes()).await?;
         match self.answer().await? {
             Answer::Rows => Ok(()),
             _ => Err(failure::malformed("result set")),
@@ -249,7 +262,7 @@ impl Client {
 
     /// Sends a `LOAD DATA LOCAL INFILE` of [`LOCAL_FILE`] and waits until the server asks for the file.
     pub(super) async fn begin_load(&mut self, sql: &str) -> Result<()> {
-        self.begin(sql.as_bytes()).await?;
+        self.begin(COM_QUERY, sql.as_bytes()).await?;
         match self.answer().await? {
             Answer::File => Ok(()),
             _ => Err(failure::malformed("LOAD DATA answer")),
@@ -272,17 +285,75 @@ impl Client {
         }
     }
 
+    /// Announces a replica of this number, which the server shows in its list of replicas. Needs REPLICATION SLAVE.
+    pub(super) async fn register_replica(&mut self, server_id: u32) -> Result<()> {
+        // Names of host, user and password, a port, a rank and the source's number: all unknown.
+        let mut body = server_id.to_le_bytes().to_vec();
+        body.extend_from_slice(&[0; 3 + 2 + 4 + 4]);
+        self.begin(COM_REGISTER_SLAVE, &body).await?;
+        match self.answer().await? {
+            Answer::Done(_) => {
+                self.busy = false;
+                Ok(())
+            }
+            _ => Err(failure::malformed("answer to the replica's registration")),
+        }
+    }
+
+    /// Asks for the binary log from a place on. The session is good for nothing but [`Client::log_packet`] from here on.
+    pub(super) async fn begin_dump(&mut self, file: &str, offset: u32, server_id: u32, end: DumpEnd) -> Result<()> {
+        const NON_BLOCK: u16 = 0x01;
+        let flags = if end == DumpEnd::WithTheLog { NON_BLOCK } else { 0 };
+        let mut body = offset.to_le_bytes().to_vec();
+        body.extend_from_slice(&flags.to_le_bytes());
+        body.extend_from_slice(&server_id.to_le_bytes());
+        body.extend_from_slice(file.as_bytes());
+        self.begin(COM_BINLOG_DUMP, &body).await
+    }
+
+    /// Waits for the next packet of the log, which stays until the next call; `None` at its end. A call that is given up
+    /// loses nothing.
+    pub(super) async fn log_packet(&mut self, most: usize) -> Result<Option<LogPacket>> {
+        let packet = self.packets.whole(most).await?;
+        match self.packets.whole_bytes(&packet) {
+            [0x00, ..] => Ok(Some(LogPacket(packet))),
+            bytes @ [0xFE, ..] if bytes.len() < 9 => Ok(None),
+            bytes @ [0xFF, ..] => Err(failure::from_packet(bytes)),
+            _ => Err(failure::malformed("log")),
+        }
+    }
+
+    /// The event in a packet of the log.
+    pub(super) fn log_event(&self, packet: &LogPacket) -> &[u8] {
+        self.packets.whole_bytes(&packet.0).get(1..).unwrap_or_default()
+    }
+
+    /// Bytes received so far.
+    pub(super) fn received(&self) -> u64 {
+        self.packets.received()
+    }
+
+    /// Whether [`Client::log_packet`] would not wait.
+    pub(super) fn has_packet(&self) -> bool {
+        self.packets.has_packet()
+    }
+
+    /// Whether there is room to [`fill`](Client::fill).
+    pub(super) fn has_room(&self) -> bool {
+        self.packets.has_room()
+    }
+
     /// Ends the session politely.
     pub(super) async fn close(mut self) {
         self.packets.quit().await;
     }
 
-    async fn begin(&mut self, sql: &[u8]) -> Result<()> {
+    async fn begin(&mut self, command: u8, body: &[u8]) -> Result<()> {
         if self.busy {
             return Err(Error::recoverable("the connection is still busy with another statement"));
         }
         self.busy = true;
-        self.packets.command(COM_QUERY, sql).await
+        self.packets.command(command, body).await
     }
 
     /// The first packet of an answer; of a result set also the column definitions, which nobody needs: the reader knows

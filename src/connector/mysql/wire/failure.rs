@@ -27,7 +27,7 @@ fn kind(code: u16, sqlstate: &str) -> ErrorKind {
     match code {
         // Login, privileges on the whole server, settings the task cannot live without.
         1044 | 1045 | 1049 | 1129 | 1130 | 1148 | 1193 | 1227 | 1231 | 1251 | 1298 | 1524 | 1698 | 1820 | 1862
-        | 2059 | 2061 | 3118 | 3159 | 3948 | 4151 | 4166 => ErrorKind::Fatal,
+        | 1236 | 2059 | 2061 | 3118 | 3159 | 3948 | 4151 | 4166 => ErrorKind::Fatal,
         // Connections, locks, shutdown, disk and memory, read-only servers after a failover. Numbers below 1000 are those
         // of the server's own calls to its operating system.
         1..=999

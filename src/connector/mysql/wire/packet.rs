@@ -15,6 +15,8 @@ const HEADER: usize = 4;
 const BUFFER: usize = 256 << 10;
 /// Longest packet that is ever assembled in memory: catalog answers, never rows of a table.
 const ASSEMBLED_MAX: usize = 32 << 20;
+/// Keeps one giant packet from holding its memory for good.
+const KEPT_MAX: usize = 1 << 20;
 /// Content of one packet of a file sent to the server. Servers accept at least 1 MiB (`max_allowed_packet`).
 const FILE_PACKET: usize = 64 << 10;
 /// File packets gathered before they are handed to the socket.
@@ -43,6 +45,16 @@ pub(super) struct Packets {
     continued: bool,
     out: Vec<u8>,
     assembled: Vec<u8>,
+    /// [`Packets::whole`] was given up while it put a long packet together in `assembled`.
+    assembling: bool,
+    received: u64,
+}
+
+/// Where [`Packets::whole`] has left a packet.
+#[derive(Clone, Debug)]
+pub(super) enum Whole {
+    Buffered(Range<usize>),
+    Assembled,
 }
 
 impl Packets {
@@ -57,7 +69,13 @@ impl Packets {
             continued: false,
             out: Vec::new(),
             assembled: Vec::new(),
+            assembling: false,
+            received: 0,
         }
+    }
+
+    pub(super) fn received(&self) -> u64 {
+        self.received
     }
 
     /// Takes the plain connection out for encryption. Bytes that arrived too early would have been sent by somebody
@@ -116,6 +134,7 @@ impl Packets {
             return Err(closed());
         }
         self.end += read;
+        self.received += read as u64;
         Ok(())
     }
 
@@ -144,26 +163,88 @@ impl Packets {
         Ok(&self.assembled)
     }
 
+    /// Waits for the next packet and leaves it in one piece, where it stays until the next read. A packet longer than
+    /// `most` is an error. A call that is given up loses nothing.
+    pub(super) async fn whole(&mut self, most: usize) -> Result<Whole> {
+        while !self.assembling {
+            match self.buffered() {
+                Buffered::Packet(range) => return Ok(Whole::Buffered(range)),
+                Buffered::Incomplete => self.fill().await?,
+                Buffered::Long => {
+                    self.assembled.clear();
+                    self.assembled.shrink_to(KEPT_MAX);
+                    self.assembling = true;
+                }
+            }
+        }
+        loop {
+            if self.wants_more() {
+                self.fill().await?;
+                continue;
+            }
+            let piece = self.start..self.start + self.left.min(self.end - self.start);
+            if piece.is_empty() {
+                self.assembling = false;
+                return Ok(Whole::Assembled);
+            }
+            if self.assembled.len() + piece.len() > most {
+                return Err(Error::fatal(format!("the server sent a packet of more than {most} bytes")));
+            }
+            if self.assembled.capacity() - self.assembled.len() < piece.len() {
+                // Not by half, as a vector does by itself: the packet may have a gigabyte.
+                self.assembled.reserve_exact((self.assembled.len() / 4).max(piece.len()));
+            }
+            self.start = piece.end;
+            self.left -= piece.len();
+            self.assembled.extend_from_slice(&self.buffer[piece]);
+        }
+    }
+
+    /// Whether a whole packet is there, so that [`Packets::whole`] would not wait.
+    pub(super) fn has_packet(&self) -> bool {
+        match self.buffer[self.start..self.end].first_chunk::<HEADER>() {
+            Some(header) => self.end - self.start >= HEADER + length(header),
+            None => false,
+        }
+    }
+
+    pub(super) fn whole_bytes(&self, packet: &Whole) -> &[u8] {
+        match packet {
+            Whole::Buffered(range) => &self.buffer[range.clone()],
+            Whole::Assembled => &self.assembled,
+        }
+    }
+
+    /// Whether there is room in the buffer for [`Packets::fill`].
+    pub(super) fn has_room(&self) -> bool {
+        self.end - self.start < BUFFER
+    }
+
     /// The next bytes, at most `max`, of the long packet being read; empty at its end.
     pub(super) async fn piece(&mut self, max: usize) -> Result<&[u8]> {
-        while self.left == 0 {
-            if !self.continued {
-                return Ok(&[]);
-            }
-            while self.end - self.start < HEADER {
-                self.fill().await?;
-            }
-            let header = self.buffer[self.start..].first_chunk::<HEADER>().copied().unwrap_or_default();
-            self.begin_part(header);
-        }
-        if self.start == self.end {
+        while self.wants_more() {
             self.fill().await?;
         }
+        Ok(self.piece_of(max))
+    }
+
+    /// The next bytes of the long packet cannot be told from what is in the buffer. Goes on to its next part.
+    fn wants_more(&mut self) -> bool {
+        while self.left == 0 && self.continued {
+            match self.buffer[self.start..self.end].first_chunk::<HEADER>() {
+                Some(header) => self.begin_part(*header),
+                None => return true,
+            }
+        }
+        self.left > 0 && self.start == self.end
+    }
+
+    fn piece_of(&mut self, max: usize) -> &[u8] {
         let taken = max.min(self.left).min(self.end - self.start);
         let range = self.start..self.start + taken;
         self.start += taken;
         self.left -= taken;
-        Ok(&self.buffer[range])
+        &self.buffer[range]
     }
 
     fn begin_part(&mut self, header: [u8; HEADER]) {
@@ -314,6 +395,33 @@ mod tests {
             assert!(packets.packet().await.unwrap() == payload);
             assert_eq!(packets.packet().await.unwrap(), b"next");
         }
+    }
+
+    #[tokio::test]
+    async fn a_whole_packet_stays_and_outlives_calls_that_are_given_up() {
+        let sizes = [5, BUFFER, 0, CONTINUED + 70_000, 3];
+        let mut bytes = Vec::new();
+        for size in sizes {
+            bytes.extend(framed(&(0..size).map(|at| at as u8).collect::<Vec<u8>>()));
+        }
+        let mut packets = peer(bytes).await;
+        for size in sizes {
+            let whole = loop {
+                match futures_util::poll!(Box::pin(packets.whole(usize::MAX))) {
+                    std::task::Poll::Ready(whole) => break whole.unwrap(),
+                    std::task::Poll::Pending => tokio::task::yield_now().await,
+                }
+            };
+            let expected: Vec<u8> = (0..size).map(|at| at as u8).collect();
+            assert!(packets.whole_bytes(&whole) == expected, "{size}");
+        }
+        assert!(!packets.has_packet());
+    }
+
+    #[tokio::test]
+    async fn refuses_a_packet_of_more_than_the_reader_wants() {
+        let mut packets = peer(framed(&vec![0; BUFFER + 1])).await;
+        assert!(packets.whole(BUFFER).await.unwrap_err().message.contains("more than"));
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::batch::take_u64;
-use super::{Batch, Format, Position, TableSchema};
+use super::{Batch, Format, Position, TableName, TableSchema};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
@@ -68,6 +68,11 @@ pub enum Entry {
     },
     Truncate {
         table: u32,
+    },
+    /// Rows of this table cannot be read from here on: the log is told without them.
+    Unreadable {
+        table: TableName,
+        reason: String,
     },
     /// The table's definition changes here, by a statement of the source. The rows after it are of the new version.
     Ddl {
@@ -182,7 +187,7 @@ fn read_json<T: for<'a> Deserialize<'a>>(bytes: &mut &[u8]) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Family, TableKind, TableName, Value};
+    use crate::data::{Family, TableKind, Value};
 
     #[test]
     fn comes_back_from_bytes() {

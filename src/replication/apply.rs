@@ -103,6 +103,8 @@ pub struct Apply<'a> {
     stop_after: Option<i64>,
     stop_at: Option<Position>,
     exceptions: Vec<ApplyException>,
+    /// Tables that the log could not tell of, before it told what they look like.
+    given_up: Vec<TableName>,
     created: Vec<TableName>,
 }
 
@@ -147,6 +149,7 @@ impl<'a> Apply<'a> {
             stop_after: start.stop_after,
             stop_at: start.stop_at,
             exceptions: Vec::new(),
+            given_up: Vec::new(),
             created: Vec::new(),
         })
     }
@@ -205,6 +208,7 @@ impl<'a> Apply<'a> {
                     self.partial = true;
                     self.truncate(table as usize).await?;
                 }
+                Entry::Unreadable { table, reason } => self.give_up(table, reason)?,
                 Entry::Ddl { table, ddl } => {
                     self.partial = true;
                     self.ddl(table as usize, &ddl).await?;
@@ -457,7 +461,11 @@ impl<'a> Apply<'a> {
                 schema: Some(table.version.schema.clone()),
             })
         };
-        let tables = self.tables.iter_mut().flatten().filter_map(at).collect();
+        let mut tables: Vec<AtCheckpoint> = self.tables.iter_mut().flatten().filter_map(at).collect();
+        for name in std::mem::take(&mut self.given_up) {
+            let Known { captured, applied, .. } = self.known.get(&name).copied().unwrap_or_default();
+            tables.push(AtCheckpoint { name, captured, applied, suspended: true, schema: None });
+        }
         Durable { position, time: self.complete_time.take(), tables, rows: std::mem::take(&mut self.rows) }
     }
 }

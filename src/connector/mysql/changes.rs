@@ -3,9 +3,6 @@
 //! Nothing is made on the server: its log is there for everybody and for as long as the server keeps it. Rows come without
 //! the names and full types of their columns, so the tables are followed from the place where the log begins to be read,
 //! through every statement that defines them.
-//!
-//! A log that has an error of [`ErrorKind::Table`] can be read on: the table's rows are left
-//! out from there.
 
 mod charset;
 mod compressed;
@@ -46,7 +43,7 @@ pub(super) use interpreter::Undone;
 pub(super) use server::log_end;
 
 use crate::connector::{Capture, ChangeReader, StartPoint};
-use crate::data::{Changes, Error, ErrorKind, Position, Result, TableName};
+use crate::data::{Changes, Entry, Error, ErrorKind, Position, Result, TableName};
 
 /// The number of a task's connection among the server's replicas. The server serves one of a number at a time: a new one
 /// takes the place of one that has not noticed yet that it is gone.
@@ -56,7 +53,11 @@ fn replica_id(task: &str, purpose: &str) -> u32 {
     (id.as_u64_pair().1 as u32) | 1 << 31
 }
 
-pub(super) async fn begin(source: &MySqlSource, capture: &Capture, readers: usize) -> Result<(MySqlSnapshot, Position)> {
+pub(super) async fn begin(
+    source: &MySqlSource,
+    capture: &Capture,
+    readers: usize,
+) -> Result<(MySqlSnapshot, Position)> {
     let doing = |error: Error| error.while_doing("start the capture of changes");
     check(source, capture).await.map_err(doing)?;
     let tables: Vec<TableName> = capture.tables.iter().map(|table| table.name.clone()).collect();
@@ -106,8 +107,9 @@ pub(super) async fn end_capture(source: &MySqlSource, capture: &Capture) -> Resu
     };
     for purpose in PURPOSES {
         let client = source.connect().await.map_err(doing)?;
-        let mut stream =
-            EventStream::open(client, replica_id(&capture.task, purpose), &end, DumpEnd::WithTheLog).await.map_err(doing)?;
+        let mut stream = EventStream::open(client, replica_id(&capture.task, purpose), &end, DumpEnd::WithTheLog)
+            .await
+            .map_err(doing)?;
         while stream.ready().await.map_err(doing)? {
             stream.take()?;
         }
@@ -176,12 +178,13 @@ impl MySqlChanges {
             Ok(Outcome::Ask(question)) => self.answer(question, changes).await?,
             // The event that ended it is met again.
             Ok(Outcome::Replayed) => self.again = None,
-            Err(error) => {
-                if error.kind == ErrorKind::Table {
+            Err(error) => match self.interpreter.take_given_up() {
+                Some(table) if error.kind == ErrorKind::Table => {
                     stream.take()?;
+                    changes.entries.push(Entry::Unreadable { table, reason: error.to_string() });
                 }
-                return Err(error);
-            }
+                _ => return Err(error),
+            },
         }
         Ok(changes.bytes() >= self.capture.batch_bytes)
     }

@@ -44,10 +44,11 @@ pub(super) async fn open_in_log(
 ) -> Result<(MySqlSnapshot, Position)> {
     let (connection, settings) = (source.connection(), source.settings());
     let clients = sessions(connection, settings, readers.max(1)).await?;
-    let (clients, refused) = match share_under_lock(connection, settings, clients, "FLUSH TABLES WITH READ LOCK").await? {
-        Ok((clients, position)) => return Ok((of_clients(connection, settings, clients), position)),
-        Err(refused) => refused,
-    };
+    let (clients, refused) =
+        match share_under_lock(connection, settings, clients, "FLUSH TABLES WITH READ LOCK").await? {
+            Ok((clients, position)) => return Ok((of_clients(connection, settings, clients), position)),
+            Err(refused) => refused,
+        };
     let (clients, position) = share_between_commits(clients).await?;
     if let Some(position) = position {
         return Ok((of_clients(connection, settings, clients), position));

@@ -137,6 +137,21 @@ impl Apply<'_> {
         Ok(true)
     }
 
+    /// The log cannot tell of a table any more.
+    pub(super) fn give_up(&mut self, name: TableName, reason: String) -> Result<()> {
+        let known =
+            self.tables.iter().position(|table| table.as_ref().is_some_and(|table| table.plan.source.name == name));
+        if let Some(index) = known {
+            return self.refused_statement(index, Error::table(reason));
+        }
+        if policy::table_action(&self.rules.settings.error_behavior) == Action::StopTask {
+            return Err(Error::fatal(reason));
+        }
+        task_log!(self.rules.log, SourceCapture, Error, "Table {name} is suspended: {reason}");
+        self.given_up.push(name);
+        Ok(())
+    }
+
     /// A statement that the target did not take costs its table.
     fn refused_statement(&mut self, index: usize, error: Error) -> Result<()> {
         let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
@@ -147,6 +162,7 @@ impl Apply<'_> {
         let name = &table.plan.target.name;
         task_log!(self.rules.log, TargetApply, Error, "Table {name} is suspended: {error}");
         table.tally.suspended = true;
+        table.tally.touched = true;
         Ok(())
     }
 }

@@ -133,9 +133,7 @@ impl Table {
             return Err(unknown());
         }
         let longest = client
-            .rows(&format!(
-                "SELECT MAXLEN FROM information_schema.CHARACTER_SETS WHERE CHARACTER_SET_NAME = '{name}'"
-            ))
+            .rows(&format!("SELECT MAXLEN FROM information_schema.CHARACTER_SETS WHERE CHARACTER_SET_NAME = '{name}'"))
             .await?;
         let longest: u8 = longest.first().and_then(|row| row[0].as_ref()?.parse().ok()).ok_or_else(unknown)?;
         if longest > 3 {

@@ -95,7 +95,9 @@ impl Definition {
             ["varchar" | "varcharacter" | "varchar2"] | ["char" | "character", "varying"] => {
                 self.text(self.compressed(with("varchar")), text)
             }
-            ["nvarchar"] | ["national", "varchar" | "varcharacter"] | ["nchar", "varchar" | "varying"]
+            ["nvarchar"]
+            | ["national", "varchar" | "varcharacter"]
+            | ["nchar", "varchar" | "varying"]
             | ["national", "char" | "character", "varying"] => self.text(with("varchar"), &national()),
             ["tinytext" | "mediumtext" | "longtext"] => self.text(self.compressed(words[0].to_owned()), text),
             ["long"] | ["long", "varchar"] => self.text("mediumtext".to_owned(), text),

@@ -423,13 +423,7 @@ fn size(log: WireColumn) -> Option<Size> {
 }
 
 impl Form {
-    fn of(
-        column: &Column,
-        native: &str,
-        base: &str,
-        log: WireColumn,
-        style: Style<'_>,
-    ) -> Result<Form, Misfit> {
+    fn of(column: &Column, native: &str, base: &str, log: WireColumn, style: Style<'_>) -> Result<Form, Misfit> {
         let declared_digits = || arguments(native).next().unwrap_or(0);
         let digits = log.meta as u8;
         let old = |form| match declared_digits() {
@@ -453,7 +447,8 @@ impl Form {
                 let [precision, scale] = log.meta.to_le_bytes();
                 let decimal = Decimal::new(precision, scale).ok_or(Misfit::Type)?;
                 let mut declared = arguments(native);
-                let same = (declared.next().unwrap_or(10), declared.next().unwrap_or(0)) == (precision.into(), scale.into());
+                let same =
+                    (declared.next().unwrap_or(10), declared.next().unwrap_or(0)) == (precision.into(), scale.into());
                 let fill = native.contains("zerofill");
                 if same { Ok(Form::Decimal { decimal, fill }) } else { Err(Misfit::Type) }
             }

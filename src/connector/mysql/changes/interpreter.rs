@@ -150,6 +150,10 @@ pub(super) struct Interpreter {
     numbers_used: u32,
     /// Tables that are selected and not captured.
     left_out: HashSet<TableName>,
+    /// Tables of which nothing is wanted before a place.
+    later: HashMap<TableName, Position>,
+    /// The table that was given up just now.
+    given_up: Option<TableName>,
     maps: Maps,
     /// An event that tells the number of a transaction, before the transaction.
     begin: Option<(Begin, u64)>,
@@ -169,7 +173,6 @@ impl Interpreter {
     pub(super) fn new(setting: Setting, tables: Vec<Table>) -> Interpreter {
         let by_name = tables.iter().enumerate().map(|(index, table)| (table.name.clone(), index)).collect();
         Interpreter {
-            setting,
             charsets: HashMap::new(),
             facts: Facts::default(),
             tables,
@@ -178,6 +181,8 @@ impl Interpreter {
             numbers: HashMap::new(),
             numbers_used: 0,
             left_out: HashSet::new(),
+            later: setting.capture.loaded_at.clone(),
+            given_up: None,
             maps: Maps::default(),
             begin: None,
             open: None,
@@ -187,6 +192,7 @@ impl Interpreter {
             piece: 0,
             changes: 0,
             changes_before: 0,
+            setting,
         }
     }
 
@@ -200,7 +206,12 @@ impl Interpreter {
         self.open.is_some() || self.begin.is_some()
     }
 
-    pub(super) fn learn_tables(&mut self, names: Vec<TableName>, found: Vec<Stored>, texts: HashMap<String, TextDefault>) {
+    pub(super) fn learn_tables(
+        &mut self,
+        names: Vec<TableName>,
+        found: Vec<Stored>,
+        texts: HashMap<String, TextDefault>,
+    ) {
         self.facts.texts.extend(texts);
         self.facts.tables.extend(names.into_iter().map(|name| (name, None)));
         self.facts.tables.extend(found.into_iter().map(|stored| (stored.schema.name.clone(), Some(stored))));
@@ -229,6 +240,10 @@ impl Interpreter {
         replays: bool,
         changes: &mut Changes,
     ) -> Result<Outcome> {
+        if !self.later.is_empty() {
+            let here = place.after();
+            self.later.retain(|_, loaded_at| here <= *loaded_at);
+        }
         let outcome = match event.header.kind {
             kind if is_rows(kind) => self.rows(event, place, changes),
             kind::TABLE_MAP => self.table_map(event),
@@ -288,7 +303,8 @@ impl Interpreter {
             kind::START_ENCRYPTION => {
                 return Err(Error::fatal("the server sends its log encrypted, which cannot be read"));
             }
-            kind if kind::IGNORED.contains(&kind) || kind == kind::MARIADB_GTID_LIST || event.header.is_ignorable() => {}
+            kind if kind::IGNORED.contains(&kind) || kind == kind::MARIADB_GTID_LIST || event.header.is_ignorable() => {
+            }
             other => return Err(Error::fatal(format!("the log has an event of an unknown type ({other})"))),
         }
         Ok(Outcome::Taken)
@@ -367,13 +383,7 @@ impl Interpreter {
         Ok(())
     }
 
-    fn query(
-        &mut self,
-        event: &Event<'_>,
-        place: &Place<'_>,
-        replays: bool,
-        changes: &mut Changes,
-    ) -> Result<Outcome> {
+    fn query(&mut self, event: &Event<'_>, place: &Place<'_>, replays: bool, changes: &mut Changes) -> Result<Outcome> {
         /// What stands before the variables of a LOAD DATA.
         const LOAD: usize = 13;
         let extra = if event.header.kind == kind::EXECUTE_LOAD_QUERY { LOAD } else { 0 };
@@ -415,7 +425,11 @@ impl Interpreter {
             }
             Statement::RollbackTo(name) => {
                 let found = self.open.as_ref().and_then(|open| {
-                    open.savepoints.iter().rev().find(|(known, _)| known.eq_ignore_ascii_case(&name)).map(|(_, mark)| *mark)
+                    open.savepoints
+                        .iter()
+                        .rev()
+                        .find(|(known, _)| known.eq_ignore_ascii_case(&name))
+                        .map(|(_, mark)| *mark)
                 });
                 if let Some(mark) = found {
                     self.undo(mark, place.end, changes)?;
@@ -477,8 +491,11 @@ impl Interpreter {
             self.commit(0, event.header.time, place, changes);
             return Ok(Outcome::Taken);
         };
-        let prepared =
-            Prepared { file: place.file.to_owned(), start: open.begin.offset, captured: open.prepares && open.captured };
+        let prepared = Prepared {
+            file: place.file.to_owned(),
+            start: open.begin.offset,
+            captured: open.prepares && open.captured,
+        };
         if one_phase && prepared.captured {
             return Ok(Outcome::Ask(Question::Replay(prepared)));
         }
@@ -509,13 +526,16 @@ impl Interpreter {
         Ok(Outcome::Taken)
     }
 
+    /// The table that could not be followed further, since the last call.
+    pub(super) fn take_given_up(&mut self) -> Option<TableName> {
+        self.given_up.take()
+    }
+
     /// Whether a table is captured, by its name.
     fn captures(&self, name: &TableName) -> bool {
         const OWN: [&str; 4] = ["mysql", "sys", "information_schema", "performance_schema"];
         let is_own = OWN.iter().any(|own| name.schema.eq_ignore_ascii_case(own));
-        // DMS's own tables are not moved.
-        let is_dms = name.table.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("awsdms_"));
-        !is_own && !is_dms && (self.setting.capture.selects)(name)
+        !is_own && !self.later.contains_key(name) && (self.setting.capture.selects)(name)
     }
 
     /// Tells what a table looks like, unless that is known; gives its number.

@@ -55,7 +55,8 @@ impl EventStream {
             ))
             .await?;
         // A server from before there were checksums does not know the variable, and sends none.
-        let checksums = "SET @master_binlog_checksum=@@global.binlog_checksum, @source_binlog_checksum=@@global.binlog_checksum";
+        let checksums =
+            "SET @master_binlog_checksum=@@global.binlog_checksum, @source_binlog_checksum=@@global.binlog_checksum";
         let checksum = match client.run(checksums).await {
             Ok(_) => {
                 let rows = client.rows("SELECT @master_binlog_checksum").await?;
@@ -126,7 +127,9 @@ impl EventStream {
         }
         let end = match header.kind {
             // How far the server has looked. It may still be at the file before.
-            kind::HEARTBEAT if bytes[HEADER..].starts_with(self.file.as_bytes()) && header.end >= self.offset as u32 => {
+            kind::HEARTBEAT
+                if bytes[HEADER..].starts_with(self.file.as_bytes()) && header.end >= self.offset as u32 =>
+            {
                 upper_half(header.end, self.offset)
             }
             kind::HEARTBEAT | kind::HEARTBEAT_V2 => self.offset,

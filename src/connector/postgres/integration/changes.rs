@@ -76,6 +76,7 @@ impl Log {
                 let name = name(self, *table);
                 writeln!(told, "{op:?} {name} {}->{}", row(old), row(new)).unwrap();
             }
+            Entry::Unreadable { table, reason } => writeln!(told, "Unreadable {table}: {reason}").unwrap(),
             Entry::Ddl { table, ddl } => writeln!(told, "{ddl:?} {}", name(self, *table)).unwrap(),
             Entry::Truncate { table } => writeln!(told, "Truncate {}", name(self, *table)).unwrap(),
             Entry::Commit { transaction, time, .. } => {

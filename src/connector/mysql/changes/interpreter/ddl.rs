@@ -41,14 +41,16 @@ impl Interpreter {
         }
         match statement {
             Statement::Create(create) => self.create(create, query, changes),
-            Statement::Alter(name, parts) => self.alter(&self.resolve(&name, query), parts.as_deref(), query, changes)?,
-            Statement::Drop(names) => names.iter().for_each(|name| self.drop_table(&self.resolve(name, query), changes)),
+            Statement::Alter(name, parts) => {
+                self.alter(&self.resolve(&name, query), parts.as_deref(), query, changes)?
+            }
+            Statement::Drop(names) => {
+                names.iter().for_each(|name| self.drop_table(&self.resolve(name, query), changes))
+            }
             Statement::DropSchema(schema) => self.drop_schema(&schema, changes),
             Statement::Rename(pairs) => {
-                let pairs: Vec<(TableName, TableName)> = pairs
-                    .iter()
-                    .map(|(from, to)| (self.resolve(from, query), self.resolve(to, query)))
-                    .collect();
+                let pairs: Vec<(TableName, TableName)> =
+                    pairs.iter().map(|(from, to)| (self.resolve(from, query), self.resolve(to, query))).collect();
                 self.rename(&pairs, changes);
             }
             Statement::Truncate(name) => self.truncate(&self.resolve(&name, query), changes)?,
@@ -125,18 +127,19 @@ impl Interpreter {
         if !self.captures(&name) || (create.if_not_exists && known.is_some()) {
             return;
         }
-        let default = self.facts.texts.get(&name.schema).cloned().unwrap_or(TextDefault {
-            charset: "utf8mb4".to_owned(),
-            collation: None,
-        });
+        let default = self
+            .facts
+            .texts
+            .get(&name.schema)
+            .cloned()
+            .unwrap_or(TextDefault { charset: "utf8mb4".to_owned(), collation: None });
         let like = match &create.body {
             Body::Like(other) => {
                 self.by_name.get(&self.resolve(other, query)).map(|index| self.tables[*index].like(name.clone()))
             }
             _ => None,
         };
-        let parsed =
-            like.or_else(|| Table::created(name.clone(), &create.body, &default, self.setting.server.mariadb));
+        let parsed = like.or_else(|| Table::created(name.clone(), &create.body, &default, self.setting.server.mariadb));
         let stored = self.catalog(&name).filter(|stored| stored.kind == "BASE TABLE");
         let table = match (parsed, stored) {
             (Some(mut table), Some(stored)) => {
@@ -173,6 +176,9 @@ impl Interpreter {
         query: &Query<'_>,
         changes: &mut Changes,
     ) -> Result<()> {
+        if self.later.contains_key(name) {
+            return Ok(());
+        }
         if !self.captures(name) && !self.by_name.contains_key(name) {
             return self.rename_by_alter(name, parts, query, changes);
         }
@@ -192,6 +198,7 @@ impl Interpreter {
         let stored = self.catalog(renamed.as_ref().unwrap_or(name)).cloned();
         let Some(columns) = table.alter(parts, stored.as_ref(), self.setting.server.mariadb) else {
             self.tables[index].given_up = true;
+            self.given_up = Some(name.clone());
             return Err(Error::table(format!(
                 "{name} was altered in a way that is not understood, and is there no more: its rows cannot be read from \
                  the log"
@@ -228,6 +235,9 @@ impl Interpreter {
     }
 
     fn drop_table(&mut self, name: &TableName, changes: &mut Changes) {
+        if self.later.contains_key(name) {
+            return;
+        }
         self.left_out.remove(name);
         if let Some(index) = self.by_name.get(name).copied() {
             let number = self.tell(index, changes);
@@ -259,6 +269,9 @@ impl Interpreter {
     fn rename(&mut self, pairs: &[(TableName, TableName)], changes: &mut Changes) {
         let mut gone: HashMap<TableName, Table> = HashMap::new();
         for (from, to) in pairs {
+            if self.later.contains_key(from) || self.later.contains_key(to) {
+                continue;
+            }
             let known = self.by_name.get(from).copied();
             match (known, self.captures(to)) {
                 (Some(index), true) => {
@@ -312,6 +325,9 @@ impl Interpreter {
     }
 
     fn truncate(&mut self, name: &TableName, changes: &mut Changes) -> Result<()> {
+        if self.later.contains_key(name) {
+            return Ok(());
+        }
         if let Some(index) = self.by_name.get(name).copied() {
             let number = self.tell(index, changes);
             self.push(Entry::Truncate { table: number }, changes);

@@ -83,13 +83,18 @@ impl Interpreter {
             if self.maps.known.len() >= MAPS_MAX {
                 self.maps.known.clear();
             }
-            self.maps.known.insert(id, Mapped { body: event.body.to_vec(), captured });
+            // What is true of a table until it is wanted must not be taken for true beyond.
+            let body = if self.later.contains_key(&name) { Vec::new() } else { event.body.to_vec() };
+            self.maps.known.insert(id, Mapped { body, captured });
         }
         Ok(Outcome::Taken)
     }
 
     /// The captured table of this name.
     pub(super) fn find(&mut self, name: &TableName) -> Result<Found> {
+        if self.later.contains_key(name) {
+            return Ok(Found::LeftOut);
+        }
         if let Some(index) = self.by_name.get(name) {
             return Ok(Found::Table(*index));
         }
@@ -178,6 +183,7 @@ impl Interpreter {
         }
         self.tables[index] = was;
         self.tables[index].given_up = true;
+        self.given_up = Some(name.clone());
         let reason = match misfit {
             Misfit::Storage(how) => format!("a column of it is stored in {how}"),
             Misfit::Charset(charset) => format!(
@@ -349,6 +355,7 @@ impl Interpreter {
     fn unreadable(&mut self, index: usize, column: Option<usize>) -> Error {
         let table = &mut self.tables[index];
         table.given_up = true;
+        self.given_up = Some(table.name.clone());
         let name = &table.name;
         match column.and_then(|at| table.columns.get(at)) {
             Some(stored) => Error::table(format!(

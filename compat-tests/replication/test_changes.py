@@ -2,10 +2,10 @@
 
 from conftest import wait_until
 from following import FOLLOW, following, is_gone  # noqa: F401
-from pairs import FROM_POSTGRES, STOPPED_BY_USER, in_all_directions, pair  # noqa: F401
+from pairs import FROM_MARIADB, FROM_POSTGRES, STOPPED_BY_USER, in_all_directions, pair  # noqa: F401
 import pytest
 
-in_built_directions = pytest.mark.parametrize("pair", [FROM_POSTGRES], indirect=True)
+in_built_directions = pytest.mark.parametrize("pair", [FROM_POSTGRES, FROM_MARIADB], indirect=True)
 
 
 @in_built_directions

@@ -3,9 +3,9 @@
 import pytest
 from conftest import wait_until
 from following import FOLLOW, Following, clean_up, following  # noqa: F401
-from pairs import FROM_POSTGRES, Pair, pair  # noqa: F401
+from pairs import FROM_MARIADB, FROM_POSTGRES, Pair, pair  # noqa: F401
 
-in_built_directions = pytest.mark.parametrize("pair", [FROM_POSTGRES], indirect=True)
+in_built_directions = pytest.mark.parametrize("pair", [FROM_POSTGRES, FROM_MARIADB], indirect=True)
 
 
 def control_rows(side, table):

@@ -6,9 +6,9 @@ import time
 import pytest
 from conftest import wait_until
 from following import FOLLOW, following  # noqa: F401
-from pairs import FROM_POSTGRES, pair  # noqa: F401
+from pairs import FROM_MARIADB, FROM_POSTGRES, pair  # noqa: F401
 
-in_built_directions = pytest.mark.parametrize("pair", [FROM_POSTGRES], indirect=True)
+in_built_directions = pytest.mark.parametrize("pair", [FROM_POSTGRES, FROM_MARIADB], indirect=True)
 
 
 def utc(seconds_from_now=0.0):

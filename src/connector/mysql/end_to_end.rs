@@ -1,5 +1,6 @@
 //! The connector against a real MariaDB.
 
+mod apply;
 mod sessions;
 
 use super::*;
@@ -520,7 +521,7 @@ async fn bad_rows_are_found_and_do_not_take_others_along() {
     assert_eq!(found, expected.map(|(id, kind, code)| (id.to_owned(), kind, Some(code))));
     assert!(rejected.iter().all(|row| !row.error.to_string().contains("longer than")));
     let text = rejected.iter().find(|row| row.error.native == Some(1406)).unwrap();
-    assert!(text.statement.starts_with(&format!("INSERT INTO `{}`.`t` (`id`, `a`,", pair.to)));
+    assert!(text.statement.starts_with(&format!("INSERT INTO `{}`.`t`(`id`,`a`,", pair.to)));
     assert!(text.statement.contains("'longer than ten characters'"));
 }
 

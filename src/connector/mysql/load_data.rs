@@ -17,6 +17,8 @@ pub(super) struct Rule {
     pub(super) fraction_max: Option<u16>,
     /// A FLOAT column: the shortest decimal of its largest number is out of its range, the exact one is not.
     pub(super) narrow: bool,
+    /// A YEAR column: fewer digits than four mean a year of the twentieth or twenty-first century, 0 the year 2000.
+    pub(super) year: bool,
     /// An ENUM none of whose members is empty: the empty text is MySQL's error value. It goes in, with one warning.
     pub(super) empty_is_error_value: bool,
 }
@@ -75,27 +77,8 @@ impl Chunk {
     }
 
     /// Appends a complete row; one that MySQL has no text for is given back instead.
-    pub(super) fn push(&mut self, row: Row<'_>, rules: &[Rule]) -> Result<(), Unfit> {
-        let start = self.bytes.len();
-        let mut unfit = None;
-        let mut warnings = 0;
-        for (value, rule) in row.zip(rules) {
-            if let Err(error) = push_value(value, *rule, &mut self.bytes) {
-                unfit.get_or_insert(error);
-            }
-            if rule.empty_is_error_value && value == Value::String(&[]) {
-                warnings += 1;
-            }
-            self.bytes.push(b'\t');
-        }
-        if self.bytes.len() > start {
-            self.bytes.pop();
-        }
-        self.bytes.push(b'\n');
-        if let Some(reason) = unfit {
-            let line = self.bytes.split_off(start);
-            return Err(Unfit { error: Error::new(ErrorKind::Data, reason).with_native(1366), line });
-        }
+    pub(super) fn push<'a>(&mut self, row: impl Iterator<Item = Value<'a>>, rules: &[Rule]) -> Result<(), Unfit> {
+        let warnings = push_line(row, rules, &mut self.bytes)?;
         if warnings > 0 && self.expected_warnings.is_empty() {
             self.expected_warnings.resize(self.ends.len(), 0);
         }
@@ -104,6 +87,37 @@ impl Chunk {
         }
         self.ends.push(self.bytes.len());
         Ok(())
+    }
+}
+
+/// Appends a complete row to `out` and gives the warnings that it will cause and that mean no loss.
+pub(super) fn push_line<'a>(
+    row: impl Iterator<Item = Value<'a>>,
+    rules: &[Rule],
+    out: &mut Vec<u8>,
+) -> Result<u16, Unfit> {
+    let start = out.len();
+    let mut unfit = None;
+    let mut warnings = 0;
+    for (value, rule) in row.zip(rules) {
+        if let Err(error) = push_value(value, *rule, out) {
+            unfit.get_or_insert(error);
+        }
+        if rule.empty_is_error_value && value == Value::String(&[]) {
+            warnings += 1;
+        }
+        out.push(b'\t');
+    }
+    if out.len() > start {
+        out.pop();
+    }
+    out.push(b'\n');
+    match unfit {
+        Some(reason) => {
+            let line = out.split_off(start);
+            Err(Unfit { error: Error::new(ErrorKind::Data, reason).with_native(1366), line })
+        }
+        None => Ok(warnings),
     }
 }
 
@@ -160,6 +174,7 @@ fn push_value(value: Value<'_>, rule: Rule, out: &mut Vec<u8>) -> Result<(), &'s
             return Err("the source did not send a value of the row");
         }
         Value::Bool(value) => out.push(b'0' + u8::from(value)),
+        Value::Int(value) if rule.year => out.extend_from_slice(format!("{value:04}").as_bytes()),
         Value::Int(value) => out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes()),
         Value::UInt(value) => out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes()),
         Value::Real(value) => {
@@ -320,39 +335,48 @@ pub(super) fn literal(bytes: &[u8]) -> String {
 const SHOWN_VALUE_MAX: usize = 1 << 10;
 const SHOWN_MAX: usize = 32 << 10;
 
-/// The values of an encoded row as a person reads them, shortened to a bound.
-pub(super) fn shown(line: &[u8]) -> String {
-    let mut shown = String::new();
-    for (index, field) in fields(line).iter().enumerate() {
-        if index > 0 {
-            shown.push_str(", ");
+/// A value as a person reads it, shortened to a bound.
+pub(super) fn shown_value(field: Option<&[u8]>) -> String {
+    let Some(bytes) = field else { return "NULL".to_owned() };
+    let head = &bytes[..bytes.len().min(SHOWN_VALUE_MAX)];
+    let mut shown = match std::str::from_utf8(head) {
+        Ok(text) => quote_text(text),
+        // The cut may have split the last character.
+        Err(error) if bytes.len() > head.len() && error.error_len().is_none() => {
+            quote_text(&String::from_utf8_lossy(&head[..error.valid_up_to()]))
         }
-        if shown.len() > SHOWN_MAX {
-            shown.push('…');
-            break;
-        }
-        let Some(bytes) = field else {
-            shown.push_str("NULL");
-            continue;
-        };
-        let head = &bytes[..bytes.len().min(SHOWN_VALUE_MAX)];
-        match std::str::from_utf8(head) {
-            Ok(text) => shown.push_str(&quote_text(text)),
-            // The cut may have split the last character.
-            Err(error) if bytes.len() > head.len() && error.error_len().is_none() => {
-                shown.push_str(&quote_text(&String::from_utf8_lossy(&head[..error.valid_up_to()])));
-            }
-            Err(_) => {
-                shown.push_str("x'");
-                shown.push_str(&data_encoding::HEXLOWER.encode(head));
-                shown.push('\'');
-            }
-        }
-        if bytes.len() > head.len() {
-            shown.push_str(&format!(" /* and {} bytes more */", bytes.len() - head.len()));
-        }
+        Err(_) => format!("x'{}'", data_encoding::HEXLOWER.encode(head)),
+    };
+    if bytes.len() > head.len() {
+        shown.push_str(&format!(" /* and {} bytes more */", bytes.len() - head.len()));
     }
     shown
+}
+
+/// Parts of a statement with a separator between them, as many as the bound allows.
+pub(super) fn shown_list(parts: impl Iterator<Item = String>, separator: &str) -> String {
+    let mut list = String::new();
+    for (index, part) in parts.enumerate() {
+        if index > 0 {
+            list.push_str(separator);
+        }
+        if list.len() > SHOWN_MAX {
+            list.push('…');
+            break;
+        }
+        list.push_str(&part);
+    }
+    list
+}
+
+/// The values of an encoded row as a person reads them, shortened to a bound.
+fn shown(line: &[u8]) -> String {
+    shown_list(fields(line).iter().map(|field| shown_value(field.as_deref())), ", ")
+}
+
+/// The INSERT of an encoded row as the control table has it; its names are quoted.
+pub(super) fn shown_insert(table: &str, names: &[String], line: &[u8]) -> String {
+    format!("INSERT INTO {table}({}) VALUES ({})", names.join(","), shown(line))
 }
 
 /// Encodes the rows of a batch from `from` on.

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::task::JoinSet;
 
-use super::load_data::{self, Chunk, Pieces, Rule, Unfit, literal, shown};
-use super::wire::{self, Client, Done, LOCAL_FILE};
-use super::{Settings, Side, connect, quote_name, quote_table};
+use super::intake::{Intake, LoadColumn};
+use super::load_data::{self, Chunk, Pieces, Unfit};
+use super::wire::{self, Client, Done};
+use super::{Settings, Side, connect, quote_table};
 use crate::connector::{Connection, Rejected, Writer, Written};
-use crate::data::{Batch, DataType, Error, ErrorKind, Result, TableName};
+use crate::data::{Batch, Error, ErrorKind, Result, TableName};
 
 /// Data in one transaction: commits cost a flush to disk each, long transactions cost undo log.
 const COMMIT_BYTES: usize = 32 << 20;
@@ -22,37 +23,15 @@ const COMMIT_BYTES: usize = 32 << 20;
 /// Ranges of so many rows are not loaded again but inserted one by one.
 const SINGLE_ROWS: usize = 4;
 
-/// How the text of a field becomes the value of a target column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Assign {
-    /// As it is: the column's character set is UTF-8 or it has none.
-    Direct,
-    /// The server converts it from UTF-8.
-    Convert,
-    /// A number for a BIT column, which takes text for bits otherwise.
-    Number,
-    /// The column makes its own value.
-    Skip,
-}
-
-/// A column of the target as a load sees it.
-#[derive(Clone, Debug)]
-pub(super) struct LoadColumn {
-    pub(super) name: String,
-    pub(super) assign: Assign,
-    pub(super) rule: Rule,
-}
-
 /// Everything about a load but its connections.
 #[derive(Debug)]
 pub(super) struct LoadPlan {
     table: TableName,
-    columns: Vec<LoadColumn>,
-    rules: Vec<Rule>,
+    intake: Intake,
+    load: String,
     /// The storage engine can undo a load.
     transactional: bool,
     file_bytes_max: usize,
-    load: String,
 }
 
 impl LoadPlan {
@@ -62,80 +41,19 @@ impl LoadPlan {
         transactional: bool,
         settings: &Settings,
     ) -> LoadPlan {
-        let rules = columns.iter().map(|column| column.rule).collect();
-        let load = load_statement(&table, &columns);
-        LoadPlan { table, columns, rules, transactional, file_bytes_max: settings.file_bytes_max, load }
-    }
-
-    /// An INSERT of one encoded row.
-    fn insert(&self, verb: &str, line: &[u8]) -> String {
-        let fields = load_data::fields(line);
-        let mut names = Vec::new();
-        let mut values = Vec::new();
-        for (column, field) in self.columns.iter().zip(fields) {
-            let value = match (&field, column.assign) {
-                (_, Assign::Skip) => continue,
-                (None, _) => "NULL".to_owned(),
-                (Some(bytes), Assign::Direct) => literal(bytes),
-                (Some(bytes), Assign::Convert) => format!("CONVERT({} USING utf8mb4)", literal(bytes)),
-                (Some(bytes), Assign::Number) => format!("CAST({} AS UNSIGNED)", literal(bytes)),
-            };
-            names.push(quote_name(&column.name));
-            values.push(value);
-        }
-        format!("{verb} INTO {} ({}) VALUES ({})", quote_table(&self.table), names.join(","), values.join(","))
+        let intake = Intake::new(&table, columns);
+        let load = intake.load();
+        LoadPlan { table, intake, load, transactional, file_bytes_max: settings.file_bytes_max }
     }
 
     fn rejected(&self, error: Error, line: &[u8]) -> Rejected {
-        let names: Vec<String> = self.columns.iter().map(|column| quote_name(&column.name)).collect();
-        let statement =
-            format!("INSERT INTO {} ({}) VALUES ({})", quote_table(&self.table), names.join(", "), shown(line));
+        let statement = load_data::shown_insert(&quote_table(&self.table), &self.intake.names(), line);
         let kind = if error.kind == ErrorKind::Table { ErrorKind::Data } else { error.kind };
         Rejected { error: error.into_kind(kind), statement }
     }
 
     fn unfit(&self, unfit: &Unfit) -> Rejected {
         self.rejected(unfit.error.clone(), &unfit.line)
-    }
-}
-
-fn load_statement(table: &TableName, columns: &[LoadColumn]) -> String {
-    let mut fields = Vec::new();
-    let mut sets = Vec::new();
-    for (index, column) in columns.iter().enumerate() {
-        let name = quote_name(&column.name);
-        let expression = match column.assign {
-            Assign::Direct => {
-                fields.push(name);
-                continue;
-            }
-            Assign::Convert => format!("CONVERT(@v{index} USING utf8mb4)"),
-            Assign::Number => format!("CAST(@v{index} AS UNSIGNED)"),
-            Assign::Skip => {
-                fields.push(format!("@v{index}"));
-                continue;
-            }
-        };
-        fields.push(format!("@v{index}"));
-        sets.push(format!("{name}={expression}"));
-    }
-    let set = if sets.is_empty() { String::new() } else { format!(" SET {}", sets.join(",")) };
-    format!(
-        "LOAD DATA LOCAL INFILE '{LOCAL_FILE}' INTO TABLE {} {} ({}){set}",
-        quote_table(table),
-        load_data::CLAUSES,
-        fields.join(",")
-    )
-}
-
-/// What a numeric column's values must not exceed, for the encoder.
-pub(super) fn fraction_max(data_type: DataType) -> Option<u16> {
-    match data_type {
-        DataType::Numeric { precision: 0, .. } => Some(super::type_map::DECIMAL_SCALE_MAX),
-        DataType::Numeric { scale, .. } if scale > super::type_map::DECIMAL_SCALE_MAX as i16 => {
-            Some(super::type_map::DECIMAL_SCALE_MAX)
-        }
-        _ => None,
     }
 }
 
@@ -226,7 +144,7 @@ impl Lane {
     /// Inserts one row as the server's strictest mode takes it.
     async fn insert_row(&mut self, chunk: &Chunk, row: usize, written: &mut Written) -> Result<()> {
         let line = chunk.text(row..row + 1);
-        let error = match self.client.run(&self.plan.insert("INSERT", line)).await {
+        let error = match self.client.run(&self.plan.intake.insert_row("INSERT", line)).await {
             Ok(_) => {
                 written.rows += 1;
                 self.in_transaction = true;
@@ -242,7 +160,7 @@ impl Lane {
         let expected = chunk.expected_warnings(row..row + 1);
         if expected > 0 && self.plan.transactional {
             self.client.run("SAVEPOINT dms_local").await?;
-            let done = self.client.run(&self.plan.insert("INSERT IGNORE", line)).await;
+            let done = self.client.run(&self.plan.intake.insert_row("INSERT IGNORE", line)).await;
             match done {
                 Ok(done) if done.affected == 1 && u64::from(done.warnings) == expected => {
                     written.rows += 1;
@@ -279,7 +197,7 @@ impl Lane {
                 self.in_transaction = true;
                 return self.commit().await;
             }
-            Ok(_) => self.first_warning().await?,
+            Ok(_) => first_warning(&mut self.client).await?,
             Err(error) if costs_rows_only(&error) => error,
             Err(error) => return Err(error),
         };
@@ -295,18 +213,16 @@ impl Lane {
         written.rejected.push(self.plan.rejected(error, &pieces.head));
         Ok(())
     }
+}
 
-    /// What the server warned of in the last statement, as an error.
-    async fn first_warning(&mut self) -> Result<Error> {
-        let rows = self.client.rows("SHOW WARNINGS LIMIT 1").await?;
-        let error = match rows.first().map(Vec::as_slice) {
-            Some([_, Some(code), Some(message)]) => {
-                wire::from_server(code.parse().unwrap_or_default(), "HY000", message)
-            }
-            _ => Error::new(ErrorKind::Data, "the server did not take the row"),
-        };
-        Ok(error.into_kind(ErrorKind::Data))
-    }
+/// What the server warned of in the last statement, as an error.
+pub(super) async fn first_warning(client: &mut Client) -> Result<Error> {
+    let rows = client.rows("SHOW WARNINGS LIMIT 1").await?;
+    let error = match rows.first().map(Vec::as_slice) {
+        Some([_, Some(code), Some(message)]) => wire::from_server(code.parse().unwrap_or_default(), "HY000", message),
+        _ => Error::new(ErrorKind::Data, "the server did not take the row"),
+    };
+    Ok(error.into_kind(ErrorKind::Data))
 }
 
 enum Loaded {
@@ -417,7 +333,7 @@ impl LoadWriter {
             let (mut lane, mut chunk) = self.lane().await?;
             chunk.clear();
             let mut unfit = Vec::new();
-            load_data::encode(batch, from, &self.plan.rules, &mut chunk, &mut unfit);
+            load_data::encode(batch, from, self.plan.intake.rules(), &mut chunk, &mut unfit);
             self.written.rejected.extend(unfit.iter().map(|unfit| self.plan.unfit(unfit)));
             if chunk.is_empty() {
                 self.idle.push((lane, chunk));
@@ -440,7 +356,7 @@ impl LoadWriter {
     async fn spread_on(&mut self, row: crate::data::Row<'_>) -> Result<()> {
         let Some((lane, _, pieces)) = self.spread.as_mut() else { return Err(no_open_row()) };
         self.text.clear();
-        pieces.push(row, &self.plan.rules, &mut self.text);
+        pieces.push(row, self.plan.intake.rules(), &mut self.text);
         lane.client.send_file(&self.text).await
     }
 

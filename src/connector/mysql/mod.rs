@@ -13,10 +13,14 @@
 //! <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Source.MySQL.html>,
 //! <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Target.MySQL.html>
 
+mod apply;
 mod changes;
+mod columns;
+mod create;
 mod decode;
 #[cfg(test)]
 mod end_to_end;
+mod intake;
 mod load_data;
 mod loader;
 mod snapshot;
@@ -134,7 +138,10 @@ fn statements(script: &str) -> Vec<String> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
     Source,
+    /// To load tables.
     Target,
+    /// To change rows of a target.
+    Changes,
 }
 
 /// On both sides: UTF-8, no implicit quoting rules, never cut off by the server while the other side is slow. The
@@ -152,8 +159,11 @@ const TARGET_MODE: &str = "SET SESSION sql_mode='STRICT_ALL_TABLES,NO_AUTO_VALUE
 
 /// Opens a session as every part of this connector uses it.
 async fn connect(connection: &Connection, settings: &Settings, side: Side) -> Result<Client> {
-    let files = if side == Side::Target { LocalFiles::Answered } else { LocalFiles::Refused };
-    let mut client = Client::connect(connection, files, settings.connect_timeout).await?;
+    let mut client = match side {
+        Side::Source => Client::connect(connection, LocalFiles::Refused, settings.connect_timeout).await?,
+        Side::Target => Client::connect(connection, LocalFiles::Answered, settings.connect_timeout).await?,
+        Side::Changes => Client::connect_to_change(connection, settings.connect_timeout).await?,
+    };
     client.run("SET NAMES utf8mb4").await?;
     client.run(SESSION).await?;
     let zone = match (side, &settings.server_timezone) {
@@ -164,7 +174,7 @@ async fn connect(connection: &Connection, settings: &Settings, side: Side) -> Re
         .run(&format!("SET SESSION time_zone={}", quote_text(zone)))
         .await
         .map_err(|error| error.while_doing(format!("set the time zone \"{zone}\" of the endpoint (ServerTimezone)")))?;
-    client.run(if side == Side::Target { TARGET_MODE } else { SOURCE_MODE }).await?;
+    client.run(if side == Side::Source { SOURCE_MODE } else { TARGET_MODE }).await?;
     for statement in &settings.after_connect {
         // "The migration task continues running regardless if the SQL statement succeeds or fails."
         if let Err(error) = client.run(statement).await {

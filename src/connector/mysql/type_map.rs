@@ -175,6 +175,15 @@ pub(super) fn portable(native: &str) -> String {
     }
 }
 
+/// The type without a limit in whose place a text or binary type may stand when a row is too long for it.
+pub(super) fn off_row(native: &str) -> Option<&'static str> {
+    match base(native).to_ascii_lowercase().as_str() {
+        "varchar" => Some("LONGTEXT"),
+        "varbinary" => Some("LONGBLOB"),
+        _ => None,
+    }
+}
+
 /// How much of a key a column needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeyBytes {

@@ -11,6 +11,7 @@ mod packet;
 use std::ops::Range;
 use std::time::Duration;
 
+use mysql_common::constants::CapabilityFlags;
 use packet::{Buffered, Packets, Whole};
 
 use crate::connector::{Connection, net};
@@ -82,10 +83,27 @@ pub(super) struct Client {
 impl Client {
     /// Connects and logs in within `timeout`.
     pub(super) async fn connect(connection: &Connection, local_files: LocalFiles, timeout: Duration) -> Result<Client> {
+        let wanted = match local_files {
+            LocalFiles::Refused => CapabilityFlags::empty(),
+            LocalFiles::Answered => CapabilityFlags::CLIENT_LOCAL_FILES,
+        };
+        Client::log_in(connection, wanted, timeout).await
+    }
+
+    /// Connects to change rows: local files are answered, statements may come several at once, and of an UPDATE the rows
+    /// that it met are counted, whether or not they are otherwise now.
+    pub(super) async fn connect_to_change(connection: &Connection, timeout: Duration) -> Result<Client> {
+        let wanted = CapabilityFlags::CLIENT_LOCAL_FILES
+            | CapabilityFlags::CLIENT_MULTI_STATEMENTS
+            | CapabilityFlags::CLIENT_FOUND_ROWS;
+        Client::log_in(connection, wanted, timeout).await
+    }
+
+    async fn log_in(connection: &Connection, wanted: CapabilityFlags, timeout: Duration) -> Result<Client> {
         let stream =
             net::connect(&connection.server, connection.port).await.map_err(|error| unreachable(connection, error))?;
         let mut packets = Packets::new(stream);
-        let login = auth::log_in(&mut packets, connection, local_files == LocalFiles::Answered);
+        let login = auth::log_in(&mut packets, connection, wanted);
         let greeting = tokio::time::timeout(timeout, login).await.map_err(|_| {
             Error::recoverable(format!("the server did not finish the login in {} s", timeout.as_secs()))
                 .with_native(2013)
@@ -162,6 +180,31 @@ impl Client {
             if !done.more_results {
                 self.busy = false;
                 return Ok(done);
+            }
+        }
+    }
+
+    /// Runs statements that are separated by semicolons and return no rows. The first that fails ends it.
+    pub(super) async fn run_each(&mut self, statements: &str) -> Result<Vec<Done>> {
+        self.begin(COM_QUERY, statements.as_bytes()).await?;
+        self.outcomes().await
+    }
+
+    /// What became of the statements whose answers are still to come.
+    async fn outcomes(&mut self) -> Result<Vec<Done>> {
+        let mut outcomes = Vec::new();
+        loop {
+            match self.answer().await? {
+                Answer::Done(done) => outcomes.push(done),
+                Answer::Rows => return Err(failure::malformed("result")),
+                Answer::File => {
+                    self.packets.end_file().await?;
+                    return Err(Error::fatal("the server asked for a file that was not offered"));
+                }
+            }
+            if outcomes.last().is_none_or(|done| !done.more_results) {
+                self.busy = false;
+                return Ok(outcomes);
             }
         }
     }
@@ -260,12 +303,16 @@ impl Client {
         }
     }
 
-    /// Sends a `LOAD DATA LOCAL INFILE` of [`LOCAL_FILE`] and waits until the server asks for the file.
+    /// Sends a `LOAD DATA LOCAL INFILE` of [`LOCAL_FILE`] and waits until the server asks for the file. Other statements
+    /// may stand before it and after it.
     pub(super) async fn begin_load(&mut self, sql: &str) -> Result<()> {
         self.begin(COM_QUERY, sql.as_bytes()).await?;
-        match self.answer().await? {
-            Answer::File => Ok(()),
-            _ => Err(failure::malformed("LOAD DATA answer")),
+        loop {
+            match self.answer().await? {
+                Answer::File => return Ok(()),
+                Answer::Done(done) if done.more_results => {}
+                _ => return Err(failure::malformed("LOAD DATA answer")),
+            }
         }
     }
 
@@ -275,14 +322,13 @@ impl Client {
 
     /// Ends the file and returns what became of it.
     pub(super) async fn end_load(&mut self) -> Result<Done> {
+        self.end_load_each().await?.first().copied().ok_or_else(|| failure::malformed("LOAD DATA answer"))
+    }
+
+    /// Ends the file and returns what became of it, and of each statement after the LOAD DATA.
+    pub(super) async fn end_load_each(&mut self) -> Result<Vec<Done>> {
         self.packets.end_file().await?;
-        match self.answer().await? {
-            Answer::Done(done) => {
-                self.busy = false;
-                Ok(done)
-            }
-            _ => Err(failure::malformed("LOAD DATA answer")),
-        }
+        self.outcomes().await
     }
 
     /// Announces a replica of this number, which the server shows in its list of replicas. Needs REPLICATION SLAVE.

@@ -23,10 +23,15 @@ pub(super) struct Greeting {
     plugin: String,
 }
 
-/// Reads the greeting, encrypts if the endpoint asks for it, and logs in.
-pub(super) async fn log_in(packets: &mut Packets, connection: &Connection, local_files: bool) -> Result<Greeting> {
+/// Reads the greeting, encrypts if the endpoint asks for it, and logs in. `wanted` is what this session needs more than
+/// others.
+pub(super) async fn log_in(
+    packets: &mut Packets,
+    connection: &Connection,
+    wanted: CapabilityFlags,
+) -> Result<Greeting> {
     let greeting = parse_greeting(packets.packet().await?)?;
-    let wanted = capabilities(connection, local_files);
+    let wanted = wanted | capabilities(connection);
     // A server that ignores what it does not know is sent only what it offered.
     let agreed = wanted & (greeting.capabilities | CapabilityFlags::CLIENT_CONNECT_WITH_DB);
     if connection.ssl_mode != SslMode::None {
@@ -49,7 +54,7 @@ fn may_require_tls(mut error: Error) -> Error {
     error
 }
 
-fn capabilities(connection: &Connection, local_files: bool) -> CapabilityFlags {
+fn capabilities(connection: &Connection) -> CapabilityFlags {
     let mut flags = CapabilityFlags::CLIENT_LONG_PASSWORD
         | CapabilityFlags::CLIENT_LONG_FLAG
         | CapabilityFlags::CLIENT_PROTOCOL_41
@@ -60,7 +65,6 @@ fn capabilities(connection: &Connection, local_files: bool) -> CapabilityFlags {
         | CapabilityFlags::CLIENT_PLUGIN_AUTH_LENENC_CLIENT_DATA;
     flags.set(CapabilityFlags::CLIENT_CONNECT_WITH_DB, !connection.database.is_empty());
     flags.set(CapabilityFlags::CLIENT_SSL, connection.ssl_mode != SslMode::None);
-    flags.set(CapabilityFlags::CLIENT_LOCAL_FILES, local_files);
     flags
 }
 

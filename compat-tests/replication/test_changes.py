@@ -2,13 +2,12 @@
 
 from conftest import wait_until
 from following import FOLLOW, following, is_gone  # noqa: F401
-from pairs import FROM_MARIADB, FROM_POSTGRES, STOPPED_BY_USER, in_all_directions, pair  # noqa: F401
+from pairs import STOPPED_BY_USER, in_all_directions, pair  # noqa: F401
 import pytest
 
-in_built_directions = pytest.mark.parametrize("pair", [FROM_POSTGRES, FROM_MARIADB], indirect=True)
 
 
-@in_built_directions
+@in_all_directions
 def test_rows_that_change_after_the_load_change_on_the_target(following):
     following.source.create("t", "id integer PRIMARY KEY, value text")
     following.source.fill("t", 1000)
@@ -26,7 +25,7 @@ def test_rows_that_change_after_the_load_change_on_the_target(following):
     assert task["RecoveryCheckpoint"].startswith("checkpoint:V1#")
 
 
-@in_built_directions
+@in_all_directions
 def test_a_stopped_task_goes_on_where_it_was(following):
     following.source.create("t", "id integer PRIMARY KEY, value text")
     following.source.fill("t", 10)
@@ -44,7 +43,7 @@ def test_a_stopped_task_goes_on_where_it_was(following):
     following.wait_for_counts("t", (0, 20, 1, 0))
 
 
-@in_built_directions
+@in_all_directions
 def test_a_task_without_a_load_takes_only_what_changes(following):
     following.source.create("t", "id integer PRIMARY KEY, value text")
     following.source.fill("t", 5)
@@ -54,7 +53,7 @@ def test_a_task_without_a_load_takes_only_what_changes(following):
     assert following.target.rows("t") == [(6, "six")]
 
 
-@in_built_directions
+@in_all_directions
 def test_a_deleted_task_leaves_nothing_on_the_source(following, dms):
     following.source.create("t", "id integer PRIMARY KEY, value text")
     task = following.start()

@@ -3,9 +3,8 @@
 import pytest
 from conftest import wait_until
 from following import FOLLOW, Following, clean_up, following  # noqa: F401
-from pairs import FROM_MARIADB, FROM_POSTGRES, Pair, pair  # noqa: F401
+from pairs import Pair, in_all_directions, pair  # noqa: F401
 
-in_built_directions = pytest.mark.parametrize("pair", [FROM_POSTGRES, FROM_MARIADB], indirect=True)
 
 
 def control_rows(side, table):
@@ -17,7 +16,7 @@ def resource_id(task):
     return task.arn.rsplit(":", 1)[1]
 
 
-@in_built_directions
+@in_all_directions
 def test_status_history_and_suspended_tables_are_told(following):
     following.source.create("t", "id integer PRIMARY KEY, value integer")
     following.source.fill("t", 3, "n")
@@ -45,7 +44,7 @@ def test_status_history_and_suspended_tables_are_told(following):
     assert told("awsdms_status")[0][2] == "NOT RUNNING"
 
 
-@in_built_directions
+@in_all_directions
 def test_the_recovery_table_holds_the_place_of_what_is_applied(following):
     following.source.create("t", "id integer, value text")
     task = following.start({"TargetMetadata": {"TaskRecoveryTableEnabled": True}})
@@ -55,7 +54,7 @@ def test_the_recovery_table_holds_the_place_of_what_is_applied(following):
     assert len(rows) == 1 and rows[0][3].startswith("checkpoint:V1#")
 
 
-@in_built_directions
+@in_all_directions
 def test_two_tasks_in_opposite_directions_send_nothing_back(databases, dms, replication_instance, following):
     """Loopback prevention: what one task applies, the other does not send back."""
     there = following

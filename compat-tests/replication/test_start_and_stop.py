@@ -6,9 +6,8 @@ import time
 import pytest
 from conftest import wait_until
 from following import FOLLOW, following  # noqa: F401
-from pairs import FROM_MARIADB, FROM_POSTGRES, pair  # noqa: F401
+from pairs import in_all_directions, pair  # noqa: F401
 
-in_built_directions = pytest.mark.parametrize("pair", [FROM_POSTGRES, FROM_MARIADB], indirect=True)
 
 
 def utc(seconds_from_now=0.0):
@@ -20,7 +19,7 @@ def stop_after(key):
     return {"FullLoadSettings": {key: True}}
 
 
-@in_built_directions
+@in_all_directions
 def test_a_task_stops_after_its_load_and_goes_on_when_it_is_told_to(following):
     following.source.create("t", "id integer PRIMARY KEY, value text")
     following.source.fill("t", 10)
@@ -36,7 +35,7 @@ def test_a_task_stops_after_its_load_and_goes_on_when_it_is_told_to(following):
     following.wait_for_counts("t", (1, 0, 0, 0))
 
 
-@in_built_directions
+@in_all_directions
 def test_a_task_stops_when_what_changed_during_the_load_is_applied(following):
     following.source.create("t", "id integer PRIMARY KEY, value text")
     following.source.fill("t", 10)
@@ -51,7 +50,7 @@ def test_a_task_stops_when_what_changed_during_the_load_is_applied(following):
     assert task.status == "running"
 
 
-@in_built_directions
+@in_all_directions
 def test_a_task_stops_at_a_time_of_the_clock(following):
     following.source.create("t", "id integer PRIMARY KEY, value text")
     following.start(CdcStopPosition=f"server_time:{utc(4)}")
@@ -61,7 +60,7 @@ def test_a_task_stops_at_a_time_of_the_clock(following):
     assert following.target.rows("t") == [(1, "in time")]
 
 
-@in_built_directions
+@in_all_directions
 def test_a_task_stops_before_the_first_transaction_that_committed_too_late(following):
     following.source.create("t", "id integer PRIMARY KEY, value text")
     task = following.start()
@@ -85,7 +84,7 @@ def test_a_task_stops_before_the_first_transaction_that_committed_too_late(follo
     assert following.counts("t")[1] == (2, 0, 0, 0)
 
 
-@in_built_directions
+@in_all_directions
 def test_a_stop_takes_two_seconds_at_most_while_the_target_stands_still(following):
     following.source.create("t", "id integer PRIMARY KEY, value text")
     following.source.fill("t", 10)

@@ -295,7 +295,10 @@ fn advised(mut error: Error, advice: &str) -> Error {
 /// Drops the task's own slot; none being there is no error.
 pub async fn drop(client: &mut Client, task: &str) -> Result<()> {
     let name = own_name(task);
-    let drop = format!("SELECT pg_catalog.pg_drop_replication_slot({})", sql::literal(&name));
+    let drop = format!(
+        "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
+        sql::literal(&name)
+    );
     let given_up = Instant::now() + BUSY_TIMEOUT;
     loop {
         // A session that streams from it is ours, of a process that died: the server may not have noticed yet.

@@ -50,7 +50,7 @@ host all md5_user 127.0.0.1/32 md5
 host all password_user 127.0.0.1/32 password
 host all scram_user 127.0.0.1/32 scram-sha-256
 hostssl all tls_user 127.0.0.1/32 scram-sha-256
-host all all 127.0.0.1/32 scram-sha-256
+host all +capturing 127.0.0.1/32 scram-sha-256
 ";
 
 pub const PASSWORD: &str = "pass'word ü";
@@ -102,6 +102,7 @@ impl PostgresServer {
     }
 
     fn create_users(&self) {
+        self.sql("postgres", "CREATE ROLE capturing");
         let password = PASSWORD.replace('\'', "''");
         for (user, encryption) in [
             ("md5_user", "md5"),

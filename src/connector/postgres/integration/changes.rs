@@ -1,8 +1,9 @@
 //! The log of a real server.
 
-use super::log::{Log, count};
+use super::log::{Log, PLUGINS, capture, count};
 use super::*;
-use crate::data::{Changes, Entry, Position};
+use crate::connector::Capture;
+use crate::data::{Changes, Entry, ErrorKind, Position};
 
 #[tokio::test]
 async fn the_log_goes_on_where_the_snapshot_ends() {
@@ -145,4 +146,114 @@ async fn a_reader_that_nobody_asks_goes_on_where_it_was() {
     pair.source_sql("INSERT INTO t VALUES (1)");
     assert!(futures_util::poll!(log.reader.keep_alive()).is_pending());
     assert!(log.transactions(1).await.contains("Insert t ->(1)"));
+}
+
+#[tokio::test]
+async fn the_end_of_a_transaction_is_told_though_its_rows_came_before() {
+    for plugin in PLUGINS {
+        let pair = Pair::with("CREATE TABLE t (a int PRIMARY KEY)", json!({ "PluginName": plugin }));
+        let capture = Capture { batch_bytes: 1, ..capture(&pair, Format::Text).await };
+        let (mut log, _) = Log::of(&pair, capture).await;
+        pair.source_sql("INSERT INTO t VALUES (1), (2)");
+        let mut changes = Changes::default();
+        let mut pieces = Vec::new();
+        while !matches!(changes.entries.last(), Some(Entry::Commit { .. })) {
+            log.reader.next(&mut changes).await.unwrap();
+            pieces.push(changes.entries.len());
+        }
+        // The table's description, each row, and the end.
+        assert!(pieces.len() >= 3 && pieces.last() == Some(&1), "{pieces:?}");
+    }
+}
+
+#[tokio::test]
+async fn lobs_are_cut_before_a_character_as_those_of_a_load_are() {
+    let setup = "CREATE TABLE t (id int PRIMARY KEY, b text, y bytea, j jsonb, short varchar(9), a text[]);
+        ALTER TABLE t REPLICA IDENTITY FULL";
+    let insert = "INSERT INTO t VALUES (1, 'ab\u{e9}d', '\\x0102030405', '\"\u{1f980}x\"', 'abcdefghi', '{abcdef}'),
+        (2, 'abc', '\\x0102', '1', NULL, '{}')";
+    for plugin in PLUGINS {
+        for format in [Format::Text, Format::Values] {
+            let pair = Pair::with(setup, json!({ "PluginName": plugin }));
+            let capture = Capture { lob_bytes_max: Some(3), ..capture(&pair, format).await };
+            let (mut log, _) = Log::of(&pair, capture).await;
+            pair.source_sql(&format!("{insert}; UPDATE t SET short = 'x' WHERE id = 1"));
+            let told = log.rest(&pair).await;
+            let bytes = |text: &str, values: &str| {
+                if format == Format::Text { text.to_owned() } else { format!("Bytes([{values}])") }
+            };
+            let id = |id: u8| if format == Format::Text { id.to_string() } else { format!("Int({id})") };
+            let (three, two) = (bytes("\\x010203", "1, 2, 3"), bytes("\\x0102", "1, 2"));
+            let one = format!("({},ab,{three},\",abcdefghi,{{ab)", id(1));
+            let expected = format!(
+                "Insert t ->{one}\nInsert t ->({},abc,{two},1,NULL,{{}})\nCommit\nUpdate t {one}->{}\nCommit\n",
+                id(2),
+                one.replace("abcdefghi", "x")
+            );
+            assert_eq!(told.split_once('\n').unwrap().1, expected, "{plugin}");
+            assert_eq!(log.truncated, 8, "four of the row inserted, four of the row updated");
+        }
+        let pair = Pair::with(setup, json!({ "PluginName": plugin, "FailTasksOnLobTruncation": true }));
+        let capture = Capture { lob_bytes_max: Some(3), ..capture(&pair, Format::Text).await };
+        let (mut log, _) = Log::of(&pair, capture).await;
+        pair.source_sql(insert);
+        let error = loop {
+            if let Err(error) = log.reader.next(&mut Changes::default()).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind, ErrorKind::Fatal);
+        assert!(error.message.contains("LobMaxSize"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_value_of_100_mb_is_a_piece_with_little_else() {
+    const MB: usize = 1 << 20;
+    for plugin in PLUGINS {
+        let setup = "CREATE TABLE t (id int PRIMARY KEY, v text, y bytea); ALTER TABLE t ALTER v SET STORAGE EXTERNAL";
+        let pair = Pair::with(setup, json!({ "PluginName": plugin }));
+        let (mut log, _) = Log::begin(&pair, Format::Values).await;
+        pair.source_sql(
+            "INSERT INTO t SELECT i, CASE i WHEN 2 THEN repeat('x', 100 << 20) ELSE 'small' END,
+             CASE i WHEN 4 THEN decode(repeat('00', 20 << 20), 'hex') END FROM generate_series(1, 4) i",
+        );
+        let (mut changes, mut largest, mut rows) = (Changes::default(), 0, 0);
+        while !matches!(changes.entries.last(), Some(Entry::Commit { .. })) {
+            log.reader.next(&mut changes).await.unwrap();
+            largest = largest.max(changes.bytes());
+            rows += changes.rows.rows();
+        }
+        assert!(rows == 4 && largest < 102 * MB, "{plugin}: {rows} rows, {largest} bytes");
+    }
+}
+
+#[tokio::test]
+async fn values_are_those_of_a_load() {
+    let setup = "CREATE TABLE t (m money, c char(60000), f real, d date, t timetz, n numeric(6, 2), b boolean);
+        ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES ('-1234.5', 'ab', 0.1, 'infinity', '12:00:00+03', 12.5, true)";
+    for plugin in PLUGINS {
+        let pair = Pair::with(setup, json!({ "PluginName": plugin }));
+        let (mut log, _) = Log::begin(&pair, Format::Values).await;
+        pair.source_sql("UPDATE t SET b = b");
+        let row = "(-1234.50,ab,Real(0.1),Date(2147483647),Time(43200000000),12.50,true)";
+        let told = log.rest(&pair).await;
+        assert_eq!(told.lines().nth(1), Some(format!("Update t {row}->{row}").as_str()), "{plugin} {told}");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_beats_the_heart_that_is_asked_for() {
+    let settings = json!({ "HeartbeatEnable": true, "HeartbeatSchema": "beats", "HeartbeatFrequency": 1 });
+    let pair = Pair::with("CREATE SCHEMA beats; CREATE TABLE t (a int PRIMARY KEY)", settings);
+    let (mut log, _) = Log::begin(&pair, Format::Text).await;
+    let table = "SELECT to_regclass('beats.awsdms_heartbeat') IS NOT NULL";
+    while pair.source_sql(table) != "t" {
+        tokio::task::yield_now().await;
+    }
+    while pair.source_sql("SELECT count(*) FROM beats.awsdms_heartbeat") != "1" {
+        tokio::task::yield_now().await;
+    }
+    // It is no table of the task's.
+    assert_eq!(log.rest(&pair).await, "");
 }

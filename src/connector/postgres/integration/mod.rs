@@ -78,23 +78,25 @@ fn target_of(connection: Connection) -> Box<dyn Target> {
 
 impl Pair {
     fn new(setup: &str) -> Pair {
-        Pair::with(setup, json!({}))
+        let alone = Pair::with(setup, json!({}));
+        let target_database = alone.server.create_database();
+        Pair { target: target_of(alone.server.connection(&target_database)), target_database, ..alone }
     }
 
-    /// The source with settings of its endpoint.
+    /// A source with settings of its endpoint, and no target of its own.
     fn with(setup: &str, settings: serde_json::Value) -> Pair {
         Pair::on(postgres_server(), setup, settings)
     }
 
     fn on(server: &'static PostgresServer, setup: &str, settings: serde_json::Value) -> Pair {
-        let (source_database, target_database) = (server.create_database(), server.create_database());
-        server.sql(&source_database, setup);
+        let database = server.create_database();
+        server.sql(&database, setup);
         Pair {
-            source: source_of(with_settings(server.connection(&source_database), &settings)),
-            target: target_of(server.connection(&target_database)),
+            source: source_of(with_settings(server.connection(&database), &settings)),
+            target: target_of(server.connection(&database)),
             server,
-            source_database,
-            target_database,
+            source_database: database.clone(),
+            target_database: database,
         }
     }
 
@@ -200,7 +202,7 @@ async fn session(pair: &Pair) -> super::wire::Client {
 fn capturing_user(pair: &Pair, privilege: &str) -> String {
     let user = format!("user_{}", pair.source_database);
     pair.source_sql(&format!(
-        "CREATE USER {user} REPLICATION PASSWORD 'secret'; GRANT CREATE ON DATABASE {} TO {user}; \
+        "CREATE USER {user} REPLICATION PASSWORD 'secret' IN ROLE capturing; GRANT CREATE ON DATABASE {} TO {user}; \
          GRANT ALL ON SCHEMA public TO {user}; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {user}; {privilege} {user}",
         pair.source_database
     ));

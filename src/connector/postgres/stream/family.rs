@@ -73,6 +73,25 @@ impl Families {
         found
     }
 
+    /// The partitions of a table that have none themselves.
+    pub fn leaves(&self, table: &TableName) -> Vec<TableName> {
+        let mut leaves = self.descendants(table);
+        let is_parent = |table: &TableName| self.parents.values().flatten().any(|parent| parent.name == *table);
+        leaves.retain(|leaf| !is_parent(leaf));
+        leaves
+    }
+
+    /// The tables that a table is a partition of, over any number of steps.
+    pub fn wholes(&self, part: &TableName) -> Vec<TableName> {
+        let mut wholes: Vec<TableName> = Vec::new();
+        while let Some(whole) = self.whole(wholes.last().unwrap_or(part), |_| true)
+            && wholes.len() < DEPTH_MAX
+        {
+            wholes.push(whole);
+        }
+        wholes
+    }
+
     /// A table was made, maybe as a partition.
     pub fn take_in(&mut self, table: &TableName, whole: Option<TableName>) {
         if self.known.insert(table.clone()) {
@@ -131,6 +150,10 @@ mod tests {
         assert_eq!(whole(&families, "leaf", &["root"]).as_deref(), Some("root"));
         assert_eq!(whole(&families, "leaf", &["root", "middle"]).as_deref(), Some("middle"));
         assert_eq!((whole(&families, "child", &["root"]), whole(&families, "leaf", &[])), (None, None));
+        assert_eq!(families.wholes(&name("leaf")), ["middle", "root"].map(name));
+        let mut leaves = families.leaves(&name("root"));
+        leaves.sort();
+        assert_eq!(leaves, ["child", "leaf"].map(name));
         let mut descendants = families.descendants(&name("root"));
         descendants.sort();
         assert_eq!(descendants, ["child", "leaf", "middle"].map(name));

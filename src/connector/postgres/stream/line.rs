@@ -246,7 +246,11 @@ impl Captured {
         };
         let new = change.new.as_ref();
         new.is_none_or(|new| new.len() == self.columns.len() && new.iter().zip(&self.columns).all(same))
-            && change.old.iter().flatten().all(|item| self.columns.iter().any(|column| column.key && column.name == item.name))
+            && change
+                .old
+                .iter()
+                .flatten()
+                .all(|item| self.columns.iter().any(|column| column.key && column.name == item.name))
     }
 
     fn row(&self, change: &Change<'_>, log: &Log, changes: &mut Changes) -> Result<()> {

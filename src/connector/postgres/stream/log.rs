@@ -151,6 +151,15 @@ impl Log {
         self.families.whole(name, |table| self.tables.captures(table)).map_or(Owner::Nobody, Owner::Table)
     }
 
+    /// The captured partitioned tables that are empty when these tables are.
+    pub fn emptied(&self, parts: &[&TableName]) -> Vec<usize> {
+        let mut wholes: Vec<TableName> = parts.iter().flat_map(|part| self.families.wholes(part)).collect();
+        wholes.sort_unstable();
+        wholes.dedup();
+        let is_emptied = |whole: &&TableName| self.families.leaves(whole).iter().all(|leaf| parts.contains(&leaf));
+        wholes.iter().filter(is_emptied).filter_map(|whole| self.tables.find(whole)).collect()
+    }
+
     /// A row of the audit table.
     pub fn recorded(&mut self, [tag, schema, text]: [String; 3]) -> Result<Taken> {
         let transaction = self.transaction.map_or(0, |transaction| transaction.xid);

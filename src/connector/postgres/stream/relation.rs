@@ -95,11 +95,18 @@ impl PgOutput {
                 changes.entries.push(Entry::Row { table: known.table, op: Op::Delete, old: Some(old), new: None });
             }
             Message::Truncate { relations } => {
+                let mut emptied = Vec::new();
                 for relation in relations {
-                    // Of a partitioned table a part may be emptied, which does not empty it.
-                    if let Known::Captured(Captured { table, is_partition: false, .. }) = self.known(relation)? {
-                        changes.entries.push(Entry::Truncate { table: *table });
+                    let Known::Captured(known) = self.known(relation)? else { continue };
+                    emptied.push(&known.relation.name);
+                    // A part of a table may be emptied, which does not empty the table.
+                    if !known.is_partition {
+                        changes.entries.push(Entry::Truncate { table: known.table });
                     }
+                }
+                for at in log.emptied(&emptied) {
+                    let table = log.tables.tell(at, &mut changes.entries);
+                    changes.entries.push(Entry::Truncate { table });
                 }
             }
             Message::Origin { .. } | Message::Other => {}

@@ -181,13 +181,12 @@ impl Tables {
         let old = self.version(at).clone();
         let mut columns = old.schema.columns.clone();
         let mut names: HashMap<String, String> = HashMap::new();
-        let mut done: Vec<(String, fn(usize) -> ColumnChange)> = Vec::new();
-        let mut changes = Vec::new();
+        let (mut changes, mut retyped, mut added) = (Vec::new(), Vec::new(), Vec::new());
         for edit in edits {
             let place = |columns: &[Column], name: &str| columns.iter().position(|column| column.name == name);
             match edit {
                 Edit::Add(column) if place(&columns, &column.name).is_none() => {
-                    done.push((column.name.clone(), |column| ColumnChange::Add { column }));
+                    added.push(column.name.clone());
                     columns.push(column);
                 }
                 Edit::Drop(name) => {
@@ -209,15 +208,15 @@ impl Tables {
                         && plain(&columns[place].native) != native
                     {
                         (columns[place].native, columns[place].data_type) = (native, data_type);
-                        done.push((column, |column| ColumnChange::Retype { column }));
+                        retyped.push(column);
                     }
                 }
                 Edit::Add(_) => {}
             }
         }
-        for (name, change) in done {
-            changes.extend(columns.iter().position(|column| column.name == name).map(change));
-        }
+        let place = |name: &String| columns.iter().position(|column| column.name == *name);
+        changes.extend(retyped.iter().filter_map(place).map(|column| ColumnChange::Retype { column }));
+        changes.extend(added.iter().filter_map(place).map(|column| ColumnChange::Add { column }));
         let version = carried_over(&old, columns, |name| names.get(name).cloned().unwrap_or_else(|| name.to_owned()));
         let mut version = with_keys(version, catalog);
         if let Some(catalog) = catalog {

@@ -113,8 +113,7 @@ impl Target for PostgresTarget {
     }
 
     async fn applier(&self, owner: &str, format: Format, statements_max: usize) -> Result<Box<dyn Applier>> {
-        let client = self.endpoint.connect().await?;
-        Ok(Box::new(PostgresApplier::start(client, owner, format, statements_max).await?))
+        Ok(Box::new(PostgresApplier::start(&self.endpoint, owner, format, statements_max).await?))
     }
 
     async fn recovery_checkpoint(&self, control_schema: &str, task: &str) -> Result<Option<String>> {
@@ -165,11 +164,11 @@ async fn prepare(client: &mut Client, table: &TableSchema, mode: PrepareMode, ke
         (PrepareMode::DropAndCreate, true) => client.query(&format!("DROP TABLE {name}")).await.map(drop)?,
         (_, false) => create_schema(client, &table.name.schema).await?,
     }
-    let statement = create_table(client, table, key).await?;
-    client.query(&statement).await.map(drop)
+    let types = column_types(client, table).await?;
+    client.query(&create_table(table, &types, key)).await.map(drop)
 }
 
-async fn exists(client: &mut Client, name: &TableName) -> Result<bool> {
+pub(super) async fn exists(client: &mut Client, name: &TableName) -> Result<bool> {
     let sql = format!(
         "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          WHERE n.nspname = {} AND c.relname = {} AND c.relkind IN ('r', 'p', 'v', 'm', 'f')",
@@ -180,7 +179,7 @@ async fn exists(client: &mut Client, name: &TableName) -> Result<bool> {
 }
 
 /// Creates a schema unless it is there. Looks first, because a user who may not create schemas may well use this one.
-async fn create_schema(client: &mut Client, schema: &str) -> Result<()> {
+pub(super) async fn create_schema(client: &mut Client, schema: &str) -> Result<()> {
     let look = format!("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = {}", sql::literal(schema));
     if !client.query(&look).await?.is_empty() {
         return Ok(());
@@ -192,8 +191,7 @@ async fn create_schema(client: &mut Client, schema: &str) -> Result<()> {
     }
 }
 
-async fn create_table(client: &mut Client, table: &TableSchema, key: CreateKey) -> Result<String> {
-    let types = column_types(client, table).await?;
+pub(super) fn create_table(table: &TableSchema, types: &[String], key: CreateKey) -> String {
     let mut statement = format!("CREATE TABLE {} (", sql::table(&table.name));
     for (index, (column, column_type)) in table.columns.iter().zip(types).enumerate() {
         let comma = if index == 0 { "" } else { ", " };
@@ -205,7 +203,7 @@ async fn create_table(client: &mut Client, table: &TableSchema, key: CreateKey) 
         let _ = write!(statement, ", PRIMARY KEY ({})", key_columns(table));
     }
     statement.push(')');
-    Ok(statement)
+    statement
 }
 
 fn key_columns(table: &TableSchema) -> String {
@@ -214,25 +212,29 @@ fn key_columns(table: &TableSchema) -> String {
 
 /// The types of a new table's columns: the source's own where it is a PostgreSQL too. A type or collation that this
 /// database does not have is left out: DMS makes such a column `character varying`.
-async fn column_types(client: &mut Client, table: &TableSchema) -> Result<Vec<String>> {
-    if table.family != Family::PostgreSql {
-        return Ok(table.columns.iter().map(|column| target_type(column.data_type)).collect());
-    }
+pub(super) async fn column_types(client: &mut Client, table: &TableSchema) -> Result<Vec<String>> {
     let mut types = Vec::with_capacity(table.columns.len());
-    // Few columns have either, so one question each is no burden.
     for column in &table.columns {
-        let native = NativeType::parse(&column.native);
-        let plain = &column.native[..column.native.len() - native.collation.len()];
-        // Before version 9.6 the function takes a `cstring`, which a literal is as well.
-        if native.is_user_defined() && !holds(client, "pg_catalog.to_regtype", plain).await? {
-            types.push("character varying".to_owned());
-        } else if !native.collation.is_empty() && !has_collation(client, &native.collation).await? {
-            types.push(plain.to_owned());
-        } else {
-            types.push(column.native.clone());
-        }
+        types.push(column_type(client, table.family, column).await?);
     }
     Ok(types)
+}
+
+pub(super) async fn column_type(client: &mut Client, family: Family, column: &Column) -> Result<String> {
+    if family != Family::PostgreSql {
+        return Ok(target_type(column.data_type));
+    }
+    // Few columns have either, so one question each is no burden.
+    let native = NativeType::parse(&column.native);
+    let plain = &column.native[..column.native.len() - native.collation.len()];
+    // Before version 9.6 the function takes a `cstring`, which a literal is as well.
+    Ok(if native.is_user_defined() && !holds(client, "pg_catalog.to_regtype", plain).await? {
+        "character varying".to_owned()
+    } else if !native.collation.is_empty() && !has_collation(client, &native.collation).await? {
+        plain.to_owned()
+    } else {
+        column.native.clone()
+    })
 }
 
 async fn holds(client: &mut Client, lookup: &str, name: &str) -> Result<bool> {

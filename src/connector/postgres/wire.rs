@@ -16,7 +16,7 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub use error::ServerError;
-pub use login::Purpose;
+pub use login::{LOG_SESSION, Purpose, REPLICATION_SQL_SINCE};
 
 use crate::connector::net::{self, Stream};
 use crate::data::{Error, Result};
@@ -55,6 +55,7 @@ const NOTICE: u8 = b'N';
 const NOTIFICATION: u8 = b'A';
 const PARAMETER_STATUS: u8 = b'S';
 const READY: u8 = b'Z';
+const ROW_DESCRIPTION: u8 = b'T';
 
 /// A session with a server. Dropping it closes the connection and stops what the server is doing for it.
 pub struct Client {
@@ -72,6 +73,8 @@ pub struct Client {
     pending: usize,
     /// What the server has refused since it was last ready: after a fatal error it closes the connection at once.
     refusal: Option<ServerError>,
+    /// What the server has warned of since that was asked for.
+    warning: Option<ServerError>,
     /// What is left of the COPY OUT row being read.
     row_left: Option<usize>,
     /// The longest a statement other than COPY may take.
@@ -119,7 +122,7 @@ impl Client {
         let mut rows = Rows::new();
         loop {
             match self.receive().await? {
-                b'T' => rows.clear(),
+                ROW_DESCRIPTION => rows.clear(),
                 DATA_ROW => rows.push(self.data_row()?),
                 COPY_OUT | COPY_IN => return Err(broken("an unexpected COPY")),
                 READY => break,
@@ -187,6 +190,25 @@ impl Client {
         self.pending += 1;
         self.flush().await?;
         self.copy_in_outcome().await.map(drop)
+    }
+
+    /// The numbers and modifiers of the types that the columns of a query's answer have. The query is not run.
+    pub async fn describe(&mut self, sql: &str) -> Result<Vec<(u32, i32)>> {
+        let not_sent = |_| Error::table("a name or text holds a zero byte");
+        frontend::parse("", sql, [], &mut self.output).map_err(not_sent)?;
+        frontend::describe(b'S', "", &mut self.output).map_err(not_sent)?;
+        frontend::sync(&mut self.output);
+        self.pending += 1;
+        self.flush().await?;
+        let mut columns = Vec::new();
+        loop {
+            match self.receive().await? {
+                ROW_DESCRIPTION => columns = described(self.payload()).ok_or_else(|| broken("a malformed row"))?,
+                READY => break,
+                _ => {}
+            }
+        }
+        self.refusal.take().map_or(Ok(columns), |refusal| Err(refusal.into_error()))
     }
 
     /// Starts a `COPY … TO STDOUT`, the last of the given statements.
@@ -299,6 +321,7 @@ impl Client {
 
     /// Starts a stream of messages in both directions (`START_REPLICATION`).
     pub async fn start_stream(&mut self, sql: &str) -> Result<()> {
+        self.warning = None;
         self.send_query(sql)?;
         self.flush().await?;
         loop {
@@ -317,6 +340,8 @@ impl Client {
     pub async fn stream_message(&mut self) -> Result<&[u8]> {
         loop {
             match self.receive_within(STREAM_MESSAGE_BYTES_MAX).await? {
+                // What comes after the warning has to be taken with it.
+                COPY_DATA if self.warning.is_some() => return Err(broken("a warning")),
                 COPY_DATA => return Ok(self.payload()),
                 // The server ends a stream when it shuts down.
                 COPY_DONE => return Err(Error::recoverable("the server ended the replication stream")),
@@ -329,6 +354,11 @@ impl Client {
     /// Whether the next message has arrived whole.
     pub fn has_message(&self) -> bool {
         matches!(self.input.header(), Ok(Some((_, length))) if self.input.bytes().len() >= length + 5)
+    }
+
+    /// What the server has warned of, where the session lets it. A stream does not go on before this was asked.
+    pub fn take_warning(&mut self) -> Option<ServerError> {
+        self.warning.take()
     }
 
     pub async fn send_stream_message(&mut self, message: &[u8]) -> Result<()> {
@@ -344,7 +374,8 @@ impl Client {
 
     async fn flush(&mut self) -> Result<()> {
         let sent = async {
-            self.stream.write_all(&self.output).await?;
+            // Given up in the middle, the next call goes on with what is left.
+            self.stream.write_all_buf(&mut self.output).await?;
             self.stream.flush().await
         };
         let sent = sent.await;
@@ -391,7 +422,8 @@ impl Client {
             self.message = start..start + length;
             self.input.start = self.message.end;
             match tag {
-                NOTICE | NOTIFICATION => {}
+                NOTICE => self.warning = Some(ServerError::parse(&self.input.buffer[self.message.clone()])),
+                NOTIFICATION => {}
                 PARAMETER_STATUS => self.note_parameter(),
                 ERROR => {
                     self.refusal.get_or_insert(ServerError::parse(&self.input.buffer[self.message.clone()]));
@@ -467,6 +499,21 @@ impl Drop for Client {
             }
         }));
     }
+}
+
+/// Type and modifier of each column of a `RowDescription`.
+fn described(payload: &[u8]) -> Option<Vec<(u32, i32)>> {
+    let (count, mut rest) = payload.split_first_chunk::<2>()?;
+    let mut columns = Vec::new();
+    for _ in 0..u16::from_be_bytes(*count) {
+        let end = memchr::memchr(0, rest)?;
+        // Table and column number, type, its size and modifier, format.
+        let (fields, after) = rest.get(end + 1..)?.split_first_chunk::<18>()?;
+        let [_, _, _, _, _, _, t1, t2, t3, t4, _, _, m1, m2, m3, m4, _, _] = *fields;
+        columns.push((u32::from_be_bytes([t1, t2, t3, t4]), i32::from_be_bytes([m1, m2, m3, m4])));
+        rest = after;
+    }
+    Some(columns)
 }
 
 /// A connection that failed underneath the protocol.

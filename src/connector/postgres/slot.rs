@@ -253,6 +253,8 @@ pub async fn connect(endpoint: &Endpoint) -> Result<Client> {
 async fn create_in(mut session: Client, name: &str, temporary: &str, plugin: Plugin) -> Result<Created> {
     // Older servers export a snapshot without being asked.
     let export = if session.version() < TEMPORARY_SINCE { "" } else { " EXPORT_SNAPSHOT" };
+    // A name may begin with a digit.
+    let name = sql::identifier(name);
     let command = format!("CREATE_REPLICATION_SLOT {name}{temporary} LOGICAL {}{export}", plugin.name());
     let answer = match timeout(CREATION_TIMEOUT, session.query_untimed(&command)).await {
         Ok(answer) => answer.map_err(|error| refused(error, plugin))?,

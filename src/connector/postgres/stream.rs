@@ -6,6 +6,7 @@
 //! server itself sends none beyond a gigabyte.
 
 mod family;
+mod later;
 mod line;
 mod log;
 mod pgoutput;
@@ -29,6 +30,7 @@ use super::wire::{Client, LOG_SESSION, REPLICATION_SQL_SINCE, ServerError};
 use super::{Endpoint, publication, sql};
 use crate::connector::{Capture, ChangeReader};
 use crate::data::{Changes, Error, ErrorKind, Position, Result, TableName};
+use later::Later;
 use line::TestDecoding;
 use log::{Log, malformed};
 use pgoutput::EPOCH_MICROS;
@@ -46,6 +48,10 @@ const ORIGIN_SINCE: u32 = 160_000;
 /// Since then a publication that is not there is passed over with a warning.
 const WARNING_SINCE: u32 = 180_000;
 
+/// A transaction of which test_decoding tells only in the end whether it is wanted is held up to this size; a longer one
+/// is wanted.
+const UNDECIDED_BYTES_MAX: usize = 64 << 20;
+
 const NO_SUCH_OBJECT: &str = "42704";
 
 /// Reads what a slot sends.
@@ -56,6 +62,7 @@ pub struct PostgresChanges {
     log: Log,
     decoder: Decoder,
     open: Option<Open>,
+    later: Option<Later>,
     /// All before this is durable on the target.
     confirmed: u64,
     status_interval: Duration,
@@ -117,6 +124,7 @@ impl PostgresChanges {
                 Plugin::TestDecoding => Decoder::TestDecoding(TestDecoding::new(&described)),
             },
             open: None,
+            later: Some(Later::new(capture)).filter(|later| !later.is_over()),
             confirmed: lsn,
             status_interval,
             status_due: Instant::now() + status_interval,
@@ -252,6 +260,8 @@ fn options(plugin: Plugin, source: &PostgresSource, task: &str, version: u32) ->
 impl ChangeReader for PostgresChanges {
     async fn next(&mut self, changes: &mut Changes) -> Result<()> {
         changes.clear(self.capture.format);
+        // Entries of which it is not known yet whether they are wanted.
+        let mut undecided = None;
         loop {
             let told = changes.entries.len();
             let taken = self.take(changes).await;
@@ -259,7 +269,21 @@ impl ChangeReader for PostgresChanges {
                 self.log.note_told();
             }
             taken.map_err(|error| explained(error, self.client.take_warning()))?;
-            let full = changes.bytes() >= self.capture.batch_bytes;
+            if let Some(later) = &mut self.later {
+                let from = undecided.unwrap_or(told);
+                match self.log.commit_place() {
+                    Some(commit) => {
+                        later.hide(&mut changes.entries, from, commit);
+                        undecided = None;
+                    }
+                    None => undecided = Some(from),
+                }
+                if later.is_over() {
+                    self.later = None;
+                }
+            }
+            let limit = if undecided.is_some() { UNDECIDED_BYTES_MAX } else { self.capture.batch_bytes };
+            let full = changes.bytes() >= limit;
             // What has begun in the middle of a transaction goes on at once; between two of them nobody knows.
             let pause = self.log.is_between_transactions() && !self.client.has_message();
             if !changes.is_empty() && (full || pause) {

@@ -43,6 +43,8 @@ struct Transaction {
     xid: u32,
     /// When it was committed, in microseconds since 1970.
     time: i64,
+    /// Where it was committed, if the beginning tells that.
+    commit: Option<u64>,
     /// Some of it has been told.
     told: bool,
 }
@@ -112,8 +114,17 @@ impl Log {
         Ok(())
     }
 
-    pub fn begin(&mut self, xid: u32, time: i64) {
-        self.transaction = Some(Transaction { xid, time, told: false });
+    pub fn begin(&mut self, xid: u32, time: i64, commit: Option<u64>) {
+        self.transaction = Some(Transaction { xid, time, commit, told: false });
+    }
+
+    /// Where the transaction that is being read was committed, if that is known; of one that has just ended, where it was.
+    pub fn commit_place(&self) -> Option<u64> {
+        match &self.transaction {
+            Some(transaction) => transaction.commit,
+            // The place after the commit is the first that is beyond it.
+            None => Some(self.read.saturating_sub(1)),
+        }
     }
 
     /// Something of the transaction is among the entries.

@@ -47,7 +47,12 @@ class Following:
             return error
 
     def wait_for_counts(self, table, captured, applied=None):
-        wait_until(lambda: self.counts(table) == (captured, applied or captured), f"counts of {table} are {captured}")
+        wanted = (captured, applied or captured)
+        try:
+            wait_until(lambda: self.counts(table) == wanted, f"counts of {table} are {captured}", 30)
+        except pytest.fail.Exception:
+            task = self.task.describe()
+            pytest.fail(f"counts of {table} are {self.counts(table)}, not {wanted}; {task['Status']}, {task.get('StopReason')}")
 
 
 @pytest.fixture

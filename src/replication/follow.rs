@@ -94,7 +94,7 @@ impl Run {
         if let Some(durable) = apply.finish().await? {
             self.advance(durable);
         }
-        drop(reading);
+        reading.end().await;
         let position = self.progress.checkpoint().map_or(from, |checkpoint| checkpoint.position);
         self.progress.advance_and_wait(Checkpoint { position, clean: true }).await;
         Ok(end)
@@ -200,6 +200,12 @@ impl Reading {
                 Ok(never) => match never {},
             }
         }))
+    }
+
+    /// Ends it, and returns when it counts nothing any more.
+    async fn end(mut self) {
+        self.0.abort();
+        let _ = (&mut self.0).await;
     }
 
     /// Why nothing more is read.
@@ -338,7 +344,9 @@ impl Seen {
     }
 
     fn add(&mut self, table: u32, add: impl FnOnce(&mut Counts)) {
-        if let Some(Some((_, counts))) = self.tables.get_mut(table as usize) {
+        if let Some(Some((name, counts))) = self.tables.get_mut(table as usize)
+            && !is_own(name)
+        {
             add(counts);
         }
     }

@@ -68,6 +68,13 @@ impl Apply<'_> {
             (None, Some(before)) => before.source.name.clone(),
             (None, None) => return Ok(()),
         };
+        if self.own.is_echo(&name) {
+            // The other task's own affair, which is not carried back to where it comes from.
+            if let Some((version, plan)) = translated.after {
+                *self.slot(index) = Some(Table { is_echo: true, ..Table::new(&version, plan, Tally::default()) });
+            }
+            return Ok(());
+        }
         if matches!(ddl, Ddl::Create(_)) && !self.known.contains_key(&name) {
             self.created.push(name.clone());
         }

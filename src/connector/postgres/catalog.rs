@@ -264,7 +264,7 @@ fn keys_query(version: u32) -> String {
         "SELECT w.place, i.indisprimary, i.indisreplident, {parts}, i.indkey::text FROM wanted w JOIN pg_index i ON i.indrelid = w.oid \
          JOIN pg_class c ON c.oid = i.indexrelid \
          WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL \
-         AND (i.indimmediate OR i.indisprimary) ORDER BY w.place, {parts}, c.relname COLLATE \"C\""
+         AND (i.indimmediate OR i.indisprimary) ORDER BY w.place, {parts}, c.relname::text COLLATE \"C\""
     )
 }
 

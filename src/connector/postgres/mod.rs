@@ -20,11 +20,43 @@
 //! - A zero character in text, which PostgreSQL cannot store, is written as a space, as DMS does for Oracle.
 //! - Row-level security of a source applies: rows that the user may not see are not migrated.
 //!
-//! Endpoint settings that change what this release does: `ExecuteTimeout`, `AfterConnectScript`,
-//! `FailTasksOnLobTruncation`, `MapBooleanAsBoolean`, `MapJsonbAsClob`, `MapLongVarcharAs`,
-//! `MapUnboundedNumericAsString`, `TrimSpaceInChar`, `unboundedVarcharMaxSize`. Not supported: `DatabaseMode=BABELFISH`,
-//! `ConnectionTimeout`, `AuthenticationMethod=iam`. `MaxFileSize` and `loadUsingCSV` have no meaning here: rows go
-//! to the server without a file between.
+//! Prerequisites of a source whose changes are read:
+//! - `wal_level = logical`; a free replication slot and WAL sender for the task, and one more of each while tables are
+//!   loaded that it did not begin with. Where `max_slot_wal_keep_size` is exceeded, the task fails and has to be started
+//!   anew. `wal_sender_timeout` may be anything.
+//! - The user has the attribute `REPLICATION` (RDS: the role `rds_replication`) and a line in `pg_hba.conf`.
+//! - With pgoutput, the default where it can be had: version 10, `CREATE` on the database and ownership of the tables,
+//!   which is what publications take. Otherwise test_decoding, which decodes the changes of the whole database; it is
+//!   also taken by itself where pgoutput does not send all there is: stored generated columns before version 18, and
+//!   partitioned tables before version 13. It needs a database in UTF8. pglogical is not read.
+//! - A primary key or another replica identity. Of a table without one INSERT and TRUNCATE are captured alone, as DMS
+//!   does. With pgoutput that is decided when the table is taken in: a table that loses its key later cannot be updated
+//!   on the source until it is published anew.
+//!
+//! How changes are read:
+//! - A task has one slot, named like DMS's, and publications (`dms_…`) beside it; both go with the task. A slot that
+//!   `SlotName` names is read and never dropped, and decides the plugin; a start at an LSN needs one. With pgoutput such
+//!   a slot can be read from where the task's publications have come into being.
+//! - Statements that define tables are recorded by the event trigger that DMS makes too (`CaptureDdls`,
+//!   `awsdms_ddl_audit` in `DdlArtifactsSchema`), which takes a superuser, and stays. Without it, and for statements
+//!   that functions run, a changed table is recognised by its rows; then a renamed last column may look like a new one.
+//!   The values that a DEFAULT gives to rows that are there already are not changes. A table that is renamed to a name
+//!   that is not captured counts as dropped, one renamed to a captured name as new.
+//! - Rows of partitions are told as those of the nearest captured table: themselves, or what they are a part of. To
+//!   attach, detach, drop or empty a partition changes nothing on the target, as with DMS. Children by inheritance are
+//!   tables of their own. Before version 15 of PostgreSQL rows of a partition that was taken out go on to come with
+//!   pgoutput.
+//! - TRUNCATE is in the log from version 11 on. Columns that the server computes are in it with test_decoding, and with
+//!   pgoutput from version 18 on if they are stored.
+//! - A value has to fit into memory, and twice while it is taken over; the server sends none beyond a gigabyte.
+//!
+//! Endpoint settings that change what this release does: `AfterConnectScript`, `CaptureDdls`, `DdlArtifactsSchema`,
+//! `ExecuteTimeout`, `FailTasksOnLobTruncation`, `HeartbeatEnable`, `HeartbeatFrequency`, `HeartbeatSchema`,
+//! `MapBooleanAsBoolean`, `MapJsonbAsClob`, `MapLongVarcharAs`, `MapUnboundedNumericAsString`, `PluginName`, `SlotName`,
+//! `TrimSpaceInChar`, `unboundedVarcharMaxSize`, and the attribute `origin=none`, which is our own: changes that were
+//! replicated to the source from elsewhere are left out (from version 16 on with pgoutput). Not supported:
+//! `DatabaseMode=BABELFISH`, `ConnectionTimeout`, `AuthenticationMethod=iam`, `ConsumeMonotonicEvents`. `MaxFileSize` and
+//! `loadUsingCSV` have no meaning here: rows go to the server without a file between.
 
 mod alter;
 mod apply;

@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use super::wire::Client;
 use super::{slot, sql};
 use crate::connector::Capture;
-use crate::data::{Result, TableName};
+use crate::data::{Error, Result, TableName};
 
 /// Versions since which there is something to ask or to write.
 pub const PGOUTPUT_SINCE: u32 = 100_000;
@@ -37,6 +37,12 @@ pub struct Candidate {
     computed: bool,
     /// Its partitions and theirs.
     descendants: Vec<TableName>,
+}
+
+impl Candidate {
+    fn is_captured_in_parts(&self, capture: &Capture) -> bool {
+        !self.descendants.is_empty() && self.descendants.iter().all(|descendant| (capture.selects)(descendant))
+    }
 }
 
 /// Looks at tables; those that do not exist are left out.
@@ -126,9 +132,7 @@ pub async fn suits(client: &mut Client, capture: &Capture, candidates: &[Candida
         !table.logged
             || (table.owned
                 && (!table.computed || version >= PUBLISHES_GENERATED_SINCE)
-                && (!table.partitioned
-                    || version >= ROOTS_SINCE
-                    || table.descendants.iter().all(|descendant| (capture.selects)(descendant))))
+                && (version >= ROOTS_SINCE || !table.partitioned || table.is_captured_in_parts(capture)))
     };
     Ok(candidates.iter().all(suits))
 }
@@ -201,6 +205,14 @@ pub async fn publish(
     audit: Option<&TableName>,
 ) -> Result<()> {
     let version = client.version();
+    let whole = |candidate: &&Candidate| candidate.partitioned && !candidate.is_captured_in_parts(capture);
+    if let Some(table) = candidates.iter().find(whole).filter(|_| version < ROOTS_SINCE) {
+        return Err(Error::fatal(format!(
+            "partitioned table {} cannot be published before version 13 of PostgreSQL: \
+             its partitions can, or PluginName may be test-decoding",
+            table.name
+        )));
+    }
     let publications = publications(&capture.task, version);
     let there = published(client, &publications).await?;
     let mut statements = Vec::new();

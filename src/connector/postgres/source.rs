@@ -55,7 +55,7 @@ impl Source for PostgresSource {
         let mut client = self.endpoint.connect_to_catalog().await?;
         let sql = format!(
             "SELECT n.nspname FROM pg_namespace n WHERE {OWN_SCHEMAS} AND has_schema_privilege(n.oid, 'USAGE') \
-             ORDER BY n.nspname COLLATE \"C\""
+             ORDER BY n.nspname::text COLLATE \"C\""
         );
         Ok(client.query(&sql).await?.into_iter().filter_map(|mut row| row.pop().flatten()).collect())
     }
@@ -66,7 +66,7 @@ impl Source for PostgresSource {
             "SELECT n.nspname, c.relname, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
              WHERE c.relkind IN ('r', 'p', 'v') AND c.relpersistence <> 't' AND {OWN_SCHEMAS} \
              AND c.relname !~ '^awsdms_' AND has_schema_privilege(n.oid, 'USAGE') \
-             ORDER BY n.nspname COLLATE \"C\", c.relname COLLATE \"C\""
+             ORDER BY n.nspname::text COLLATE \"C\", c.relname::text COLLATE \"C\""
         );
         let entry = |row: Vec<Option<String>>| {
             let mut values = row.into_iter().map(Option::unwrap_or_default);

@@ -2,8 +2,8 @@
 //! <https://www.postgresql.org/docs/current/protocol-replication.html>
 //!
 //! The server sends a slot's log from a place on, through the plugin that the slot was made for. What is confirmed to it
-//! it may forget. One message is in memory at a time, and twice what a large value takes while that is taken over: the
-//! server itself sends none beyond a gigabyte.
+//! it may forget. One message is in memory at a time, and its values once more when they are taken over; the line of
+//! test_decoding that first shows a table is a third time. The server sends no message beyond a gigabyte.
 
 mod family;
 mod later;

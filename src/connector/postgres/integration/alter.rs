@@ -90,7 +90,9 @@ async fn tables_follow_those_of_the_source_in_one_transaction() {
     let rows = "1|one|\n2|two|2.5\n3|three|text now\n4|four|x\n5|five|y";
     assert_eq!(pair.target_sql("SELECT * FROM elsewhere.\"T t\" ORDER BY id"), rows);
     assert_eq!(
-        pair.target_sql("SELECT conname FROM pg_constraint WHERE conrelid = 'elsewhere.\"T t\"'::regclass"),
+        pair.target_sql(
+            "SELECT conname FROM pg_constraint WHERE contype = 'p' AND conrelid = 'elsewhere.\"T t\"'::regclass"
+        ),
         "t_pkey"
     );
     applier.begin().await.unwrap();

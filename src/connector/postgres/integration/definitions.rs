@@ -115,6 +115,23 @@ async fn a_table_that_has_gone_by_now_is_told_by_its_text() {
 }
 
 #[tokio::test]
+async fn a_type_that_has_gone_by_now_is_what_it_was() {
+    for plugin in PLUGINS {
+        let setup = "CREATE TYPE mood AS ENUM ('ok'); CREATE TYPE pair AS (x int, y int);
+            CREATE TABLE t (a int PRIMARY KEY, m mood)";
+        let pair = pair(plugin, setup);
+        let (mut log, _) = Log::begin(&pair, Format::Text).await;
+        pair.source_sql(
+            "INSERT INTO t VALUES (1, 'ok'); ALTER TABLE t ADD p pair; INSERT INTO t VALUES (2, 'ok', '(1,2)')",
+        );
+        pair.source_sql("ALTER TABLE t DROP m, DROP p; DROP TYPE mood; DROP TYPE pair; INSERT INTO t VALUES (3)");
+        let expected = "t: a integer, m public.mood by [0]\nInsert t ->(1,ok)\nCommit\nAlter t: add p text\nCommit\n\
+            Insert t ->(2,ok,(1,2))\nCommit\nAlter t: drop m, drop p\nCommit\nInsert t ->(3)\nCommit\n";
+        assert_eq!(log.rest(&pair).await, expected, "{plugin}");
+    }
+}
+
+#[tokio::test]
 async fn each_statement_of_a_text_is_told_in_its_place() {
     for plugin in PLUGINS {
         let pair = pair(plugin, "CREATE TABLE t (a int PRIMARY KEY)");

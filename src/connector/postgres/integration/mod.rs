@@ -202,7 +202,7 @@ async fn session(pair: &Pair) -> super::wire::Client {
 fn capturing_user(pair: &Pair, privilege: &str) -> String {
     let user = format!("user_{}", pair.source_database);
     pair.source_sql(&format!(
-        "CREATE USER {user} REPLICATION PASSWORD 'secret' IN ROLE capturing; GRANT CREATE ON DATABASE {} TO {user}; \
+        "SET password_encryption = 'scram-sha-256'; CREATE USER {user} REPLICATION PASSWORD 'secret' IN ROLE capturing; GRANT CREATE ON DATABASE {} TO {user}; \
          GRANT ALL ON SCHEMA public TO {user}; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {user}; {privilege} {user}",
         pair.source_database
     ));

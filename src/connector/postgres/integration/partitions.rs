@@ -53,7 +53,11 @@ async fn rows_come_as_the_partitioned_table_s_if_that_is_captured_alone() {
         pair.source_sql("CREATE TABLE s3 PARTITION OF sales FOR VALUES FROM (20) TO (30)");
         pair.source_sql("INSERT INTO sales VALUES (91, 'x'), (21, 'y'); UPDATE sales SET v = 'z' WHERE id = 91");
         pair.source_sql("ALTER TABLE sales ADD w int; INSERT INTO sales VALUES (92, 'x', 3), (22, 'y', 4)");
-        pair.source_sql("ALTER TABLE sales DETACH PARTITION s9; INSERT INTO s9 VALUES ('q', 93, 1); DROP TABLE s3");
+        // Before version 15 the server goes on to send what happens in a part that was taken out.
+        if pair.source_sql("SELECT current_setting('server_version_num')::int >= 150000") == "t" {
+            pair.source_sql("ALTER TABLE sales DETACH PARTITION s9; INSERT INTO s9 VALUES ('q', 93, 1)");
+        }
+        pair.source_sql("DROP TABLE s3");
         let mut expected = vec![
             "Alter sales: add w integer",
             "Insert sales ->(21,y)",

@@ -80,7 +80,8 @@ impl TestDecoding {
             }
             Line::Change(change) => match self.tables.get(change.table) {
                 Some(Known::NotCaptured) => {}
-                Some(Known::Audit) => return log.recorded(record(&change)),
+                Some(Known::Audit) if change.op == Op::Insert => return log.recorded(record(&change)),
+                Some(Known::Audit) => {}
                 Some(Known::Captured(known)) if known.fits(&change) => known.row(&change, log, changes)?,
                 _ => {
                     let table = name(change.table).ok_or_else(|| malformed("a table's name"))?;
@@ -159,11 +160,10 @@ impl TestDecoding {
         let column = |item: &Item<'_>| {
             let name = test_decoding::identifier(item.name).ok_or_else(|| malformed("a column's name"))?;
             let text = String::from_utf8_lossy(item.type_name);
-            let (native, data_type) = match self.types.get(text.as_ref()) {
-                Some((native, data_type)) => (without_modifier(native), *data_type),
-                // A type that was dropped since is as good as text, in which the log has it.
-                None => ("text".to_owned(), DataType::NClob),
-            };
+            let types = self.types.get(text.as_ref()).map(|(native, data_type)| (without_modifier(native), *data_type));
+            // A type that was dropped since is what it was, or as good as text, in which the log has it.
+            let types = types.or_else(|| log.tables.known_type(owner, &name));
+            let (native, data_type) = types.unwrap_or_else(|| ("text".to_owned(), DataType::NClob));
             Ok(LogColumn { key: keys.contains(&name), name, native, data_type })
         };
         items.iter().map(column).collect()

@@ -152,7 +152,7 @@ impl PgOutput {
             Owner::Table(owner) => owner,
         };
         self.types.extend(facts.types.drain());
-        let columns: Vec<LogColumn> = relation.columns.iter().map(|column| self.shown(column)).collect();
+        let columns: Vec<LogColumn> = relation.columns.iter().map(|column| self.shown(column, &owner, log)).collect();
         let is_partition = owner != relation.name;
         let shown = Shown { table: &owner, columns: &columns, whole_types: true, in_order: !is_partition };
         let types = relation.columns.iter().map(|column| (column.type_oid, column.type_modifier));
@@ -169,11 +169,11 @@ impl PgOutput {
         Ok(Step::Done)
     }
 
-    fn shown(&self, column: &OwnedColumn) -> LogColumn {
-        // A type that was dropped since is as good as text, in which the log has it.
-        let unknown = || ("text".to_owned(), DataType::NClob);
+    fn shown(&self, column: &OwnedColumn, owner: &TableName, log: &Log) -> LogColumn {
         let types = self.types.get(&(column.type_oid, column.type_modifier)).cloned();
-        let (native, data_type) = types.unwrap_or_else(unknown);
+        // A type that was dropped since is what it was, or as good as text, in which the log has it.
+        let types = types.or_else(|| log.tables.known_type(owner, &column.name));
+        let (native, data_type) = types.unwrap_or_else(|| ("text".to_owned(), DataType::NClob));
         LogColumn { name: column.name.clone(), native, data_type, key: column.key }
     }
 }

@@ -19,6 +19,9 @@ const DMS_TABLES: &str = "awsdms_";
 /// … but for the one that two tasks in opposite directions know each other's changes by.
 const LOOPBACK_TABLE: &str = "awsdms_loopback_prevention";
 
+/// What a table is called while it is written anew, which before version 11 is in the log.
+const REWRITTEN: &str = "pg_temp_";
+
 /// A column as the log shows it.
 #[derive(Clone, Debug)]
 pub struct LogColumn {
@@ -85,12 +88,23 @@ impl Tables {
     /// Whether rows of a table are captured under its own name.
     pub fn captures(&self, name: &TableName) -> bool {
         let is_ours = name.table.starts_with(DMS_TABLES) && name.table != LOOPBACK_TABLE;
+        let number = name.table.strip_prefix(REWRITTEN);
+        if number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())) {
+            return false;
+        }
         (self.capture.selects)(name) && (!is_ours || self.capture.tables.iter().any(|table| table.name == *name))
     }
 
     /// The place of a table that is known to exist.
     pub fn find(&self, name: &TableName) -> Option<usize> {
         self.by_name.get(name).copied().filter(|at| !self.tables[*at].gone)
+    }
+
+    /// The type that a column is known to have.
+    pub fn known_type(&self, table: &TableName, column: &str) -> Option<(String, DataType)> {
+        let columns = &self.version(self.find(table)?).schema.columns;
+        let column = columns.iter().find(|known| known.name == column)?;
+        Some((plain(&column.native).to_owned(), column.data_type))
     }
 
     pub fn version(&self, at: usize) -> &Arc<TableVersion> {

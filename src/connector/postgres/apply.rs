@@ -6,9 +6,9 @@ use std::fmt::Write;
 use async_trait::async_trait;
 
 use super::copy::{encode_unescaped, encode_values};
-use super::sql;
 use super::target::TargetColumn;
 use super::wire::{Client, Loaded};
+use super::{Endpoint, alter, sql};
 use crate::connector::{Applier, ChangeSet, Conflict, Key, RowChange, TableChange};
 use crate::data::{Error, Format, Op, Result, TableName, TableSchema, Value};
 
@@ -22,6 +22,7 @@ const JIT_SINCE: u32 = 110_000;
 
 pub struct PostgresApplier {
     client: Client,
+    endpoint: Endpoint,
     /// Names of prepared statements by their text.
     prepared: HashMap<String, u64>,
     statements: u64,
@@ -30,10 +31,13 @@ pub struct PostgresApplier {
     types: HashMap<TableName, HashMap<String, TargetColumn>>,
     /// There is one in the transaction.
     savepoint: bool,
+    /// Tables have been changed in the transaction.
+    defined: bool,
 }
 
 impl PostgresApplier {
-    pub async fn start(mut client: Client, format: Format, statements_max: usize) -> Result<PostgresApplier> {
+    pub async fn start(endpoint: &Endpoint, format: Format, statements_max: usize) -> Result<PostgresApplier> {
+        let mut client = endpoint.connect().await?;
         client.query(SESSION).await?;
         if client.version() >= JIT_SINCE {
             client.query("SET jit = off").await?;
@@ -44,12 +48,24 @@ impl PostgresApplier {
         }
         Ok(PostgresApplier {
             client,
+            endpoint: endpoint.clone(),
             prepared: HashMap::new(),
             statements: 0,
             statements_max: statements_max.max(1),
             types: HashMap::new(),
             savepoint: false,
+            defined: false,
         })
+    }
+
+    /// Forgets what was known of tables that are others now.
+    async fn forget(&mut self) -> Result<()> {
+        self.types.clear();
+        if !self.prepared.is_empty() {
+            self.prepared.clear();
+            self.client.query("DEALLOCATE ALL").await?;
+        }
+        Ok(())
     }
 
     /// Columns that the set has and the target's table may be sent, by their place in the set's table.
@@ -230,7 +246,7 @@ impl PostgresApplier {
 #[async_trait]
 impl Applier for PostgresApplier {
     async fn begin(&mut self) -> Result<()> {
-        self.savepoint = false;
+        (self.savepoint, self.defined) = (false, false);
         self.client.query("BEGIN").await.map(drop)
     }
 
@@ -283,8 +299,10 @@ impl Applier for PostgresApplier {
         self.client.query_untimed(&format!("TRUNCATE {}", sql::table(&table.name))).await.map(drop)
     }
 
-    async fn change_table(&mut self, _: &TableChange<'_>) -> Result<()> {
-        Err(Error::table("definitions of tables cannot be changed yet"))
+    async fn change_table(&mut self, change: &TableChange<'_>) -> Result<()> {
+        self.defined = true;
+        alter::change(&mut self.client, &self.endpoint, change).await?;
+        self.forget().await
     }
 
     async fn savepoint(&mut self) -> Result<()> {
@@ -296,7 +314,8 @@ impl Applier for PostgresApplier {
     }
 
     async fn back_to_savepoint(&mut self) -> Result<()> {
-        self.client.query("ROLLBACK TO SAVEPOINT dms").await.map(drop)
+        self.client.query("ROLLBACK TO SAVEPOINT dms").await?;
+        if self.defined { self.forget().await } else { Ok(()) }
     }
 
     async fn commit(&mut self) -> Result<()> {
@@ -304,7 +323,8 @@ impl Applier for PostgresApplier {
     }
 
     async fn rollback(&mut self) -> Result<()> {
-        self.client.query("ROLLBACK").await.map(drop)
+        self.client.query("ROLLBACK").await?;
+        if self.defined { self.forget().await } else { Ok(()) }
     }
 }
 

@@ -26,6 +26,7 @@
 //! `ConnectionTimeout`, `AuthenticationMethod=iam`. `MaxFileSize` and `loadUsingCSV` have no meaning here: rows go
 //! to the server without a file between.
 
+mod alter;
 mod apply;
 mod changes;
 mod copy;

@@ -18,6 +18,9 @@ const DEFAULT_CONTROL_SCHEMA: &str = "public";
 
 const EXCEPTIONS_TABLE: &str = "awsdms_apply_exceptions";
 
+/// Where a task keeps its place in the log, in the transactions of its changes.
+const STATE_TABLE: &str = "awsdms_txn_state";
+
 /// Lines that one INSERT takes into the control table.
 const EXCEPTIONS_AT_ONCE: usize = 100;
 
@@ -110,8 +113,23 @@ impl Target for PostgresTarget {
     }
 
     async fn applier(&self, format: Format, statements_max: usize) -> Result<Box<dyn Applier>> {
-        let client = self.endpoint.connect().await?;
-        Ok(Box::new(PostgresApplier::start(client, format, statements_max).await?))
+        Ok(Box::new(PostgresApplier::start(&self.endpoint, format, statements_max).await?))
+    }
+
+    async fn recovery_checkpoint(&self, control_schema: &str, task: &str) -> Result<Option<String>> {
+        let doing = |error: Error| error.while_doing(format!("read {STATE_TABLE}"));
+        let mut client = self.endpoint.connect().await.map_err(doing)?;
+        let schema = if control_schema.is_empty() { DEFAULT_CONTROL_SCHEMA } else { control_schema };
+        let name = TableName::new(schema, STATE_TABLE);
+        if !exists(&mut client, &name).await.map_err(doing)? {
+            return Ok(None);
+        }
+        let latest = format!(
+            "SELECT \"CHECKPOINT\" FROM {} WHERE \"TASK_NAME\" = {} ORDER BY \"STATE_TIME\" DESC LIMIT 1",
+            sql::table(&name),
+            sql::literal(task)
+        );
+        Ok(client.query(&latest).await.map_err(doing)?.pop().and_then(|mut row| row.pop()).flatten())
     }
 
     async fn record_exceptions(&self, control_schema: &str, exceptions: &[ApplyException]) -> Result<()> {
@@ -149,11 +167,11 @@ async fn prepare(client: &mut Client, table: &TableSchema, mode: PrepareMode, ke
         (PrepareMode::DropAndCreate, true) => client.query(&format!("DROP TABLE {name}")).await.map(drop)?,
         (_, false) => create_schema(client, &table.name.schema).await?,
     }
-    let statement = create_table(client, table, key).await?;
-    client.query(&statement).await.map(drop)
+    let types = column_types(client, table).await?;
+    client.query(&create_table(table, &types, key)).await.map(drop)
 }
 
-async fn exists(client: &mut Client, name: &TableName) -> Result<bool> {
+pub(super) async fn exists(client: &mut Client, name: &TableName) -> Result<bool> {
     let sql = format!(
         "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          WHERE n.nspname = {} AND c.relname = {} AND c.relkind IN ('r', 'p', 'v', 'm', 'f')",
@@ -164,7 +182,7 @@ async fn exists(client: &mut Client, name: &TableName) -> Result<bool> {
 }
 
 /// Creates a schema unless it is there. Looks first, because a user who may not create schemas may well use this one.
-async fn create_schema(client: &mut Client, schema: &str) -> Result<()> {
+pub(super) async fn create_schema(client: &mut Client, schema: &str) -> Result<()> {
     let look = format!("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = {}", sql::literal(schema));
     if !client.query(&look).await?.is_empty() {
         return Ok(());
@@ -176,8 +194,7 @@ async fn create_schema(client: &mut Client, schema: &str) -> Result<()> {
     }
 }
 
-async fn create_table(client: &mut Client, table: &TableSchema, key: CreateKey) -> Result<String> {
-    let types = column_types(client, table).await?;
+pub(super) fn create_table(table: &TableSchema, types: &[String], key: CreateKey) -> String {
     let mut statement = format!("CREATE TABLE {} (", sql::table(&table.name));
     for (index, (column, column_type)) in table.columns.iter().zip(types).enumerate() {
         let comma = if index == 0 { "" } else { ", " };
@@ -189,7 +206,7 @@ async fn create_table(client: &mut Client, table: &TableSchema, key: CreateKey) 
         let _ = write!(statement, ", PRIMARY KEY ({})", key_columns(table));
     }
     statement.push(')');
-    Ok(statement)
+    statement
 }
 
 fn key_columns(table: &TableSchema) -> String {
@@ -198,25 +215,29 @@ fn key_columns(table: &TableSchema) -> String {
 
 /// The types of a new table's columns: the source's own where it is a PostgreSQL too. A type or collation that this
 /// database does not have is left out: DMS makes such a column `character varying`.
-async fn column_types(client: &mut Client, table: &TableSchema) -> Result<Vec<String>> {
-    if table.family != Family::PostgreSql {
-        return Ok(table.columns.iter().map(|column| target_type(column.data_type)).collect());
-    }
+pub(super) async fn column_types(client: &mut Client, table: &TableSchema) -> Result<Vec<String>> {
     let mut types = Vec::with_capacity(table.columns.len());
-    // Few columns have either, so one question each is no burden.
     for column in &table.columns {
-        let native = NativeType::parse(&column.native);
-        let plain = &column.native[..column.native.len() - native.collation.len()];
-        // Before version 9.6 the function takes a `cstring`, which a literal is as well.
-        if native.is_user_defined() && !holds(client, "pg_catalog.to_regtype", plain).await? {
-            types.push("character varying".to_owned());
-        } else if !native.collation.is_empty() && !has_collation(client, &native.collation).await? {
-            types.push(plain.to_owned());
-        } else {
-            types.push(column.native.clone());
-        }
+        types.push(column_type(client, table.family, column).await?);
     }
     Ok(types)
+}
+
+pub(super) async fn column_type(client: &mut Client, family: Family, column: &Column) -> Result<String> {
+    if family != Family::PostgreSql {
+        return Ok(target_type(column.data_type));
+    }
+    // Few columns have either, so one question each is no burden.
+    let native = NativeType::parse(&column.native);
+    let plain = &column.native[..column.native.len() - native.collation.len()];
+    // Before version 9.6 the function takes a `cstring`, which a literal is as well.
+    Ok(if native.is_user_defined() && !holds(client, "pg_catalog.to_regtype", plain).await? {
+        "character varying".to_owned()
+    } else if !native.collation.is_empty() && !has_collation(client, &native.collation).await? {
+        plain.to_owned()
+    } else {
+        column.native.clone()
+    })
 }
 
 async fn holds(client: &mut Client, lookup: &str, name: &str) -> Result<bool> {

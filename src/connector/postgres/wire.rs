@@ -55,6 +55,7 @@ const NOTICE: u8 = b'N';
 const NOTIFICATION: u8 = b'A';
 const PARAMETER_STATUS: u8 = b'S';
 const READY: u8 = b'Z';
+const ROW_DESCRIPTION: u8 = b'T';
 
 /// A session with a server. Dropping it closes the connection and stops what the server is doing for it.
 pub struct Client {
@@ -119,7 +120,7 @@ impl Client {
         let mut rows = Rows::new();
         loop {
             match self.receive().await? {
-                b'T' => rows.clear(),
+                ROW_DESCRIPTION => rows.clear(),
                 DATA_ROW => rows.push(self.data_row()?),
                 COPY_OUT | COPY_IN => return Err(broken("an unexpected COPY")),
                 READY => break,
@@ -187,6 +188,25 @@ impl Client {
         self.pending += 1;
         self.flush().await?;
         self.copy_in_outcome().await.map(drop)
+    }
+
+    /// The numbers and modifiers of the types that the columns of a query's answer have. The query is not run.
+    pub async fn describe(&mut self, sql: &str) -> Result<Vec<(u32, i32)>> {
+        let not_sent = |_| Error::table("a name or text holds a zero byte");
+        frontend::parse("", sql, [], &mut self.output).map_err(not_sent)?;
+        frontend::describe(b'S', "", &mut self.output).map_err(not_sent)?;
+        frontend::sync(&mut self.output);
+        self.pending += 1;
+        self.flush().await?;
+        let mut columns = Vec::new();
+        loop {
+            match self.receive().await? {
+                ROW_DESCRIPTION => columns = described(self.payload()).ok_or_else(|| broken("a malformed row"))?,
+                READY => break,
+                _ => {}
+            }
+        }
+        self.refusal.take().map_or(Ok(columns), |refusal| Err(refusal.into_error()))
     }
 
     /// Starts a `COPY … TO STDOUT`, the last of the given statements.
@@ -467,6 +487,21 @@ impl Drop for Client {
             }
         }));
     }
+}
+
+/// Type and modifier of each column of a `RowDescription`.
+fn described(payload: &[u8]) -> Option<Vec<(u32, i32)>> {
+    let (count, mut rest) = payload.split_first_chunk::<2>()?;
+    let mut columns = Vec::new();
+    for _ in 0..u16::from_be_bytes(*count) {
+        let end = memchr::memchr(0, rest)?;
+        // Table and column number, type, its size and modifier, format.
+        let (fields, after) = rest.get(end + 1..)?.split_first_chunk::<18>()?;
+        let [_, _, _, _, _, _, t1, t2, t3, t4, _, _, m1, m2, m3, m4, _, _] = *fields;
+        columns.push((u32::from_be_bytes([t1, t2, t3, t4]), i32::from_be_bytes([m1, m2, m3, m4])));
+        rest = after;
+    }
+    Some(columns)
 }
 
 /// A connection that failed underneath the protocol.

@@ -1,5 +1,6 @@
 //! The connector against a real server, both ways.
 
+mod alter;
 mod apply;
 mod catalog;
 mod changes;

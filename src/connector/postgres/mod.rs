@@ -20,21 +20,59 @@
 //! - A zero character in text, which PostgreSQL cannot store, is written as a space, as DMS does for Oracle.
 //! - Row-level security of a source applies: rows that the user may not see are not migrated.
 //!
-//! Endpoint settings that change what this release does: `ExecuteTimeout`, `AfterConnectScript`,
-//! `FailTasksOnLobTruncation`, `MapBooleanAsBoolean`, `MapJsonbAsClob`, `MapLongVarcharAs`,
-//! `MapUnboundedNumericAsString`, `TrimSpaceInChar`, `unboundedVarcharMaxSize`. Not supported: `DatabaseMode=BABELFISH`,
-//! `ConnectionTimeout`, `AuthenticationMethod=iam`. `MaxFileSize` and `loadUsingCSV` have no meaning here: rows go
-//! to the server without a file between.
+//! Prerequisites of a source whose changes are read:
+//! - `wal_level = logical`; a free replication slot and WAL sender for the task, and one more of each while tables are
+//!   loaded that it did not begin with. Where `max_slot_wal_keep_size` is exceeded, the task fails and has to be started
+//!   anew. `wal_sender_timeout` may be anything.
+//! - The user has the attribute `REPLICATION` (RDS: the role `rds_replication`) and a line in `pg_hba.conf`.
+//! - With pgoutput, the default where it can be had: version 10, `CREATE` on the database and ownership of the tables,
+//!   which is what publications take. Otherwise test_decoding, which decodes the changes of the whole database; it is
+//!   also taken by itself where pgoutput does not send all there is: stored generated columns before version 18, and
+//!   partitioned tables before version 13. It needs a database in UTF8. pglogical is not read.
+//! - A primary key or another replica identity. Of a table without one INSERT and TRUNCATE are captured alone, as DMS
+//!   does. With pgoutput that is decided when the table is taken in: a table that loses its key later cannot be updated
+//!   on the source until it is published anew.
+//!
+//! How changes are read:
+//! - A task has one slot, named like DMS's, and publications (`dms_…`) beside it; both go with the task. A slot that
+//!   `SlotName` names is read and never dropped, and decides the plugin; a start at an LSN needs one. With pgoutput such
+//!   a slot can be read from where the task's publications have come into being.
+//! - Statements that define tables are recorded by the event trigger that DMS makes too (`CaptureDdls`,
+//!   `awsdms_ddl_audit` in `DdlArtifactsSchema`), which takes a superuser, and stays. Without it, and for statements
+//!   that functions run, a changed table is recognised by its rows; then a renamed last column may look like a new one.
+//!   The values that a DEFAULT gives to rows that are there already are not changes. A table that is renamed to a name
+//!   that is not captured counts as dropped, one renamed to a captured name as new.
+//! - Rows of partitions are told as those of the nearest captured table: themselves, or what they are a part of. To
+//!   attach, detach, drop or empty a partition changes nothing on the target, as with DMS. Children by inheritance are
+//!   tables of their own. Before version 15 of PostgreSQL rows of a partition that was taken out go on to come with
+//!   pgoutput.
+//! - TRUNCATE is in the log from version 11 on. Columns that the server computes are in it with test_decoding, and with
+//!   pgoutput from version 18 on if they are stored.
+//! - A value has to fit into memory, and twice while it is taken over; the server sends none beyond a gigabyte.
+//!
+//! Endpoint settings that change what this release does: `AfterConnectScript`, `CaptureDdls`, `DdlArtifactsSchema`,
+//! `ExecuteTimeout`, `FailTasksOnLobTruncation`, `HeartbeatEnable`, `HeartbeatFrequency`, `HeartbeatSchema`,
+//! `MapBooleanAsBoolean`, `MapJsonbAsClob`, `MapLongVarcharAs`, `MapUnboundedNumericAsString`, `PluginName`, `SlotName`,
+//! `TrimSpaceInChar`, `unboundedVarcharMaxSize`, and the attribute `origin=none`, which is our own: changes that were
+//! replicated to the source from elsewhere are left out (from version 16 on with pgoutput). Not supported:
+//! `DatabaseMode=BABELFISH`, `ConnectionTimeout`, `AuthenticationMethod=iam`, `ConsumeMonotonicEvents`. `MaxFileSize` and
+//! `loadUsingCSV` have no meaning here: rows go to the server without a file between.
 
 mod alter;
 mod apply;
-mod changes;
+mod capture;
+mod catalog;
 mod copy;
 mod datetime;
-mod pgoutput;
+mod ddl;
+mod heartbeat;
+mod publication;
+mod settings;
+mod slot;
 mod snapshot;
 mod source;
 mod sql;
+mod stream;
 mod target;
 mod type_map;
 mod wire;
@@ -43,12 +81,9 @@ mod writer;
 #[cfg(test)]
 mod integration;
 
-use std::time::Duration;
-
-use serde_json::{Map, Value as Json};
-
 use super::{Connection, Engine};
 use crate::data::Family;
+use settings::{LongVarchar, Settings};
 
 pub const POSTGRES: Engine = Engine {
     name: "postgres",
@@ -73,89 +108,6 @@ pub const AURORA_POSTGRESQL: Engine = Engine {
     open_source: |connection| Box::new(source::PostgresSource::new(connection)),
     open_target: |connection| Box::new(target::PostgresTarget::new(connection)),
 };
-
-/// `MapLongVarcharAs`: what a VARCHAR(N) with N over 16,387 is to DMS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum LongVarchar {
-    #[default]
-    WString,
-    Clob,
-    NClob,
-}
-
-/// The members of `PostgreSQLSettings` and the extra connection attributes that this release reads.
-#[derive(Clone, Debug)]
-struct Settings {
-    /// How long a statement may take, other than a COPY and the creation of a primary key. Default 60 s.
-    execute_timeout: Duration,
-    /// SQL for every new session.
-    after_connect_script: Option<String>,
-    /// A value cut to the LOB limit ends the task.
-    fail_tasks_on_lob_truncation: bool,
-    map_boolean_as_boolean: bool,
-    map_jsonb_as_clob: bool,
-    map_unbounded_numeric_as_string: bool,
-    map_long_varchar_as: LongVarchar,
-    /// Values of CHAR columns lose their padding on the way to other engines. Default true.
-    trim_space_in_char: bool,
-    /// What a VARCHAR without a length counts as. Default 8000, at most 10,485,760.
-    unbounded_varchar_max_size: u32,
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
-            execute_timeout: Duration::from_secs(60),
-            after_connect_script: None,
-            fail_tasks_on_lob_truncation: false,
-            map_boolean_as_boolean: false,
-            map_jsonb_as_clob: false,
-            map_unbounded_numeric_as_string: false,
-            map_long_varchar_as: LongVarchar::WString,
-            trim_space_in_char: true,
-            unbounded_varchar_max_size: 8000,
-        }
-    }
-}
-
-impl Settings {
-    /// Reads what is there; a member of a wrong type counts as absent, because the API has checked them.
-    fn read(members: &Map<String, Json>) -> Settings {
-        let member =
-            |name: &str| members.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
-        // Extra connection attributes are text whatever they mean.
-        let flag = |name, default| match member(name) {
-            Some(Json::Bool(flag)) => *flag,
-            Some(Json::String(text)) => text.eq_ignore_ascii_case("true") || (default && text.is_empty()),
-            _ => default,
-        };
-        let number = |name| match member(name) {
-            Some(Json::Number(number)) => number.as_u64(),
-            Some(Json::String(text)) => text.trim().parse().ok(),
-            _ => None,
-        };
-        let text = |name| member(name).and_then(Json::as_str).map(str::trim).filter(|text| !text.is_empty());
-        let default = Settings::default();
-        Settings {
-            execute_timeout: number("ExecuteTimeout")
-                .filter(|seconds| *seconds > 0)
-                .map_or(default.execute_timeout, |seconds| Duration::from_secs(seconds.min(u32::MAX.into()))),
-            after_connect_script: text("AfterConnectScript").map(str::to_owned),
-            fail_tasks_on_lob_truncation: flag("FailTasksOnLobTruncation", default.fail_tasks_on_lob_truncation),
-            map_boolean_as_boolean: flag("MapBooleanAsBoolean", default.map_boolean_as_boolean),
-            map_jsonb_as_clob: flag("MapJsonbAsClob", default.map_jsonb_as_clob),
-            map_unbounded_numeric_as_string: flag("MapUnboundedNumericAsString", false),
-            map_long_varchar_as: match text("MapLongVarcharAs").map(str::to_ascii_lowercase).as_deref() {
-                Some("clob") => LongVarchar::Clob,
-                Some("nclob") => LongVarchar::NClob,
-                _ => LongVarchar::WString,
-            },
-            trim_space_in_char: flag("TrimSpaceInChar", default.trim_space_in_char),
-            unbounded_varchar_max_size: number("unboundedVarcharMaxSize")
-                .map_or(default.unbounded_varchar_max_size, |size| size.clamp(1, 10_485_760) as u32),
-        }
-    }
-}
 
 /// An endpoint and what its settings say: what every session is opened with.
 #[derive(Clone, Debug)]
@@ -196,28 +148,5 @@ fn check_version(client: &wire::Client) -> crate::data::Result<()> {
             Err(crate::data::Error::fatal("PostgreSQL versions before 9.4 are not supported"))
         }
         _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn reads_settings_as_members_and_as_attributes() {
-        let json = json!({
-            "ExecuteTimeout": 100, "FailTasksOnLobTruncation": true, "MapLongVarcharAs": "nclob",
-            "mapUnboundedNumericAsString": "true", "TrimSpaceInChar": "false", "unboundedVarcharMaxSize": "99999999",
-            "AfterConnectScript": "SET session_replication_role = replica"
-        });
-        let settings = Settings::read(json.as_object().unwrap());
-        assert_eq!(settings.execute_timeout, Duration::from_secs(100));
-        assert!(settings.fail_tasks_on_lob_truncation && settings.map_unbounded_numeric_as_string);
-        assert!(!settings.trim_space_in_char && !settings.map_jsonb_as_clob);
-        assert_eq!(settings.map_long_varchar_as, LongVarchar::NClob);
-        assert_eq!(settings.unbounded_varchar_max_size, 10_485_760);
-        assert_eq!(settings.after_connect_script.as_deref(), Some("SET session_replication_role = replica"));
     }
 }

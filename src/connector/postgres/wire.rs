@@ -16,7 +16,7 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub use error::ServerError;
-pub use login::Purpose;
+pub use login::{LOG_SESSION, Purpose, REPLICATION_SQL_SINCE};
 
 use crate::connector::net::{self, Stream};
 use crate::data::{Error, Result};
@@ -73,6 +73,8 @@ pub struct Client {
     pending: usize,
     /// What the server has refused since it was last ready: after a fatal error it closes the connection at once.
     refusal: Option<ServerError>,
+    /// What the server has warned of since that was asked for.
+    warning: Option<ServerError>,
     /// What is left of the COPY OUT row being read.
     row_left: Option<usize>,
     /// The longest a statement other than COPY may take.
@@ -319,6 +321,7 @@ impl Client {
 
     /// Starts a stream of messages in both directions (`START_REPLICATION`).
     pub async fn start_stream(&mut self, sql: &str) -> Result<()> {
+        self.warning = None;
         self.send_query(sql)?;
         self.flush().await?;
         loop {
@@ -337,6 +340,8 @@ impl Client {
     pub async fn stream_message(&mut self) -> Result<&[u8]> {
         loop {
             match self.receive_within(STREAM_MESSAGE_BYTES_MAX).await? {
+                // What comes after the warning has to be taken with it.
+                COPY_DATA if self.warning.is_some() => return Err(broken("a warning")),
                 COPY_DATA => return Ok(self.payload()),
                 // The server ends a stream when it shuts down.
                 COPY_DONE => return Err(Error::recoverable("the server ended the replication stream")),
@@ -349,6 +354,11 @@ impl Client {
     /// Whether the next message has arrived whole.
     pub fn has_message(&self) -> bool {
         matches!(self.input.header(), Ok(Some((_, length))) if self.input.bytes().len() >= length + 5)
+    }
+
+    /// What the server has warned of, where the session lets it. A stream does not go on before this was asked.
+    pub fn take_warning(&mut self) -> Option<ServerError> {
+        self.warning.take()
     }
 
     pub async fn send_stream_message(&mut self, message: &[u8]) -> Result<()> {
@@ -364,7 +374,8 @@ impl Client {
 
     async fn flush(&mut self) -> Result<()> {
         let sent = async {
-            self.stream.write_all(&self.output).await?;
+            // Given up in the middle, the next call goes on with what is left.
+            self.stream.write_all_buf(&mut self.output).await?;
             self.stream.flush().await
         };
         let sent = sent.await;
@@ -411,7 +422,8 @@ impl Client {
             self.message = start..start + length;
             self.input.start = self.message.end;
             match tag {
-                NOTICE | NOTIFICATION => {}
+                NOTICE => self.warning = Some(ServerError::parse(&self.input.buffer[self.message.clone()])),
+                NOTIFICATION => {}
                 PARAMETER_STATUS => self.note_parameter(),
                 ERROR => {
                     self.refusal.get_or_insert(ServerError::parse(&self.input.buffer[self.message.clone()]));

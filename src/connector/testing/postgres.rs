@@ -15,8 +15,11 @@ use crate::connector::{Connection, Secret};
 /// for the end of the pipe that only this process holds, stops the server and removes its directory.
 pub fn postgres_server() -> &'static PostgresServer {
     static SERVER: OnceLock<PostgresServer> = OnceLock::new();
-    SERVER.get_or_init(PostgresServer::start)
+    SERVER.get_or_init(|| PostgresServer::start(""))
 }
+
+/// Names a folder of PostgreSQL's binaries to test with instead of the newest that is installed.
+const BINARIES: &str = "DMS_LOCAL_TEST_POSTGRES";
 
 pub struct PostgresServer {
     pub port: u16,
@@ -47,20 +50,24 @@ host all md5_user 127.0.0.1/32 md5
 host all password_user 127.0.0.1/32 password
 host all scram_user 127.0.0.1/32 scram-sha-256
 hostssl all tls_user 127.0.0.1/32 scram-sha-256
+host all +capturing 127.0.0.1/32 scram-sha-256
 ";
 
 pub const PASSWORD: &str = "pass'word ü";
 
 impl PostgresServer {
-    fn start() -> PostgresServer {
+    /// A server that only this test has, with lines of its own in the configuration.
+    pub fn start(configuration: &str) -> PostgresServer {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         let binaries = binaries();
-        let directory = std::env::temp_dir().join(format!("dms-local-test-postgres-{}", std::process::id()));
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("dms-local-test-postgres-{}-{number}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let config = format!(
             "port = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nfsync = off\nssl = on\n\
              wal_level = logical\nmax_replication_slots = 100\nmax_wal_senders = 100\nmax_connections = 200\nshared_buffers = 64MB\nmax_wal_size = 2GB\n\
-             wal_writer_delay = 10s\n"
+             wal_writer_delay = 10s\n{configuration}\n"
         );
         fs::write(directory.join("extra.conf"), config).unwrap();
         fs::write(directory.join("pg_hba.conf"), HBA).unwrap();
@@ -95,6 +102,7 @@ impl PostgresServer {
     }
 
     fn create_users(&self) {
+        self.sql("postgres", "CREATE ROLE capturing");
         let password = PASSWORD.replace('\'', "''");
         for (user, encryption) in [
             ("md5_user", "md5"),
@@ -130,8 +138,13 @@ impl PostgresServer {
 
     /// Runs statements with psql and gives what it prints: values separated by `|`.
     pub fn sql(&self, database: &str, sql: &str) -> String {
-        let mut psql = Command::new(self.binaries.join("psql"))
-            .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", "-d", database])
+        self.sql_as("postgres", database, sql)
+    }
+
+    pub fn sql_as(&self, user: &str, database: &str, sql: &str) -> String {
+        let own = self.binaries.join("psql");
+        let mut psql = Command::new(if own.exists() { own } else { "psql".into() })
+            .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", user, "-d", database])
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"])
             .env("PGCLIENTENCODING", "UTF8")
             .stdin(Stdio::piped())
@@ -148,6 +161,9 @@ impl PostgresServer {
 
 /// The newest installed PostgreSQL.
 fn binaries() -> PathBuf {
+    if let Some(folder) = std::env::var_os(BINARIES) {
+        return folder.into();
+    }
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions
         .filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path().join("bin"))))

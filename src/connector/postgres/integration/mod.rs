@@ -4,13 +4,20 @@ mod alter;
 mod apply;
 mod catalog;
 mod changes;
+mod definitions;
 mod failures;
+mod log;
 mod login;
+mod partitions;
+mod plugins;
+mod slots;
 mod types;
+
+use serde_json::json;
 
 use crate::connector::testing::postgres::{PostgresServer, postgres_server};
 use crate::connector::{
-    Connection, CreateKey, PrepareMode, ReadPlan, Rejected, Snapshot, Source, TableEntry, Target, engine,
+    Connection, CreateKey, PrepareMode, ReadPlan, Rejected, Secret, Snapshot, Source, TableEntry, Target, engine,
 };
 use crate::data::{Batch, Column, DataType, Family, Format, Result, TableKind, TableName, TableSchema};
 
@@ -57,6 +64,10 @@ fn how(format: Format) -> How {
     }
 }
 
+fn with_settings(connection: Connection, settings: &serde_json::Value) -> Connection {
+    Connection { settings: settings.as_object().unwrap().clone(), ..connection }
+}
+
 fn source_of(connection: Connection) -> Box<dyn Source> {
     (engine("postgres").unwrap().open_source)(connection)
 }
@@ -67,15 +78,25 @@ fn target_of(connection: Connection) -> Box<dyn Target> {
 
 impl Pair {
     fn new(setup: &str) -> Pair {
-        let server = postgres_server();
-        let (source_database, target_database) = (server.create_database(), server.create_database());
-        server.sql(&source_database, setup);
+        let alone = Pair::with(setup, json!({}));
+        let target_database = alone.server.create_database();
+        Pair { target: target_of(alone.server.connection(&target_database)), target_database, ..alone }
+    }
+
+    /// A source with settings of its endpoint, and no target of its own.
+    fn with(setup: &str, settings: serde_json::Value) -> Pair {
+        Pair::on(postgres_server(), setup, settings)
+    }
+
+    fn on(server: &'static PostgresServer, setup: &str, settings: serde_json::Value) -> Pair {
+        let database = server.create_database();
+        server.sql(&database, setup);
         Pair {
-            source: source_of(server.connection(&source_database)),
-            target: target_of(server.connection(&target_database)),
+            source: source_of(with_settings(server.connection(&database), &settings)),
+            target: target_of(server.connection(&database)),
             server,
-            source_database,
-            target_database,
+            source_database: database.clone(),
+            target_database: database,
         }
     }
 
@@ -169,4 +190,27 @@ async fn foreign(pair: &Pair, columns: &[(&str, DataType)]) -> TableSchema {
     };
     pair.target.prepare(&table, PrepareMode::DropAndCreate, CreateKey::WithTable).await.unwrap();
     table
+}
+
+/// A session that sends several statements as one text.
+async fn session(pair: &Pair) -> super::wire::Client {
+    super::Endpoint::new(pair.server.connection(&pair.source_database)).connect().await.unwrap()
+}
+
+/// A user that is no superuser and may replicate, with a privilege on the source given by a statement that ends in its
+/// name.
+fn capturing_user(pair: &Pair, privilege: &str) -> String {
+    let user = format!("user_{}", pair.source_database);
+    pair.source_sql(&format!(
+        "SET password_encryption = 'scram-sha-256'; CREATE USER {user} REPLICATION PASSWORD 'secret' IN ROLE capturing; GRANT CREATE ON DATABASE {} TO {user}; \
+         GRANT ALL ON SCHEMA public TO {user}; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {user}; {privilege} {user}",
+        pair.source_database
+    ));
+    user
+}
+
+fn source_as(pair: &Pair, user: &str, plugin: &str) -> Box<dyn Source> {
+    let connection = pair.server.connection(&pair.source_database);
+    let connection = Connection { user: user.into(), password: Secret::new("secret"), ..connection };
+    source_of(with_settings(connection, &json!({ "PluginName": plugin })))
 }

@@ -17,14 +17,28 @@ const AUTHENTICATION: u8 = b'R';
 const BACKEND_KEY: u8 = b'K';
 
 /// Text forms that do not depend on the configuration of the server, the database or the role and lose nothing; no time
-/// limits of theirs that a long load would run into; no notices, because a server that waits for us to read them while we write to it would
-/// wait for ever.
-const SESSION: &str = "SET standard_conforming_strings = on; SET extra_float_digits = 3; SET bytea_output = 'hex'; \
-    SET IntervalStyle = 'postgres'; SET xmloption = content; SET array_nulls = on; SET quote_all_identifiers = off; \
-    SET statement_timeout = 0; SET lock_timeout = 0; SET client_min_messages = error";
+/// limits of theirs that a long load would run into; no notices, because a server that waits for us to read them while
+/// we write to it would wait for ever.
+const SESSION: [(&str, &str); 10] = [
+    ("standard_conforming_strings", "on"),
+    ("extra_float_digits", "3"),
+    ("bytea_output", "hex"),
+    ("IntervalStyle", "postgres"),
+    ("xmloption", "content"),
+    ("array_nulls", "on"),
+    ("quote_all_identifiers", "off"),
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("client_min_messages", "error"),
+];
+
+/// What else the text of a log depends on. Names of types are whole unless they are built in; money is of one locale.
+pub const LOG_SESSION: &str = "SET search_path = pg_catalog; SET lc_monetary = 'C'";
 
 /// Versions since which there is something else to set.
 const IDLE_TIMEOUT_SINCE: u32 = 90_600;
+/// Before it a session of the replication protocol takes no SQL.
+pub const REPLICATION_SQL_SINCE: u32 = 100_000;
 const TRANSACTION_TIMEOUT_SINCE: u32 = 170_000;
 
 /// What a session is for.
@@ -71,11 +85,16 @@ impl Client {
             version: 0,
             pending: 1,
             refusal: None,
+            warning: None,
             row_left: None,
             timeout: settings.execute_timeout,
         };
         client.log_in(connection, purpose).await?;
-        client.query(SESSION).await?;
+        if purpose == Purpose::Replication && client.version < REPLICATION_SQL_SINCE {
+            return Ok(client);
+        }
+        let set = |(name, value): &(&str, &str)| format!("SET {name} = {value}");
+        client.query(&SESSION.each_ref().map(set).join("; ")).await?;
         if client.version >= IDLE_TIMEOUT_SINCE {
             client.query("SET idle_in_transaction_session_timeout = 0").await?;
         }
@@ -99,7 +118,10 @@ impl Client {
             ("DateStyle", "ISO"),
             ("TimeZone", "UTC"),
         ];
-        let replication = (purpose == Purpose::Replication).then_some(("replication", "database"));
+        let set = |(name, value): &(&str, &str)| format!("-c {name}={value}");
+        let options = SESSION.each_ref().map(set).join(" ") + " -c search_path=pg_catalog -c lc_monetary=C";
+        let replication = [("replication", "database"), ("options", options.as_str())];
+        let replication = replication.into_iter().filter(|_| purpose == Purpose::Replication);
         frontend::startup_message(parameters.into_iter().chain(replication), &mut self.output)
             .map_err(|_| Error::fatal("the user or database name holds a zero byte"))?;
         self.flush().await?;

@@ -1,0 +1,223 @@
+//! What a task has on its source: a slot, publications, and the record of statements that define tables.
+//!
+//! A replication slot makes the server keep its log and gives the snapshot that the log begins after. What is read
+//! through pgoutput is published, too. All but the record goes when the task is deleted; that is left, as DMS leaves it.
+//! <https://www.postgresql.org/docs/current/protocol-replication.html>
+
+use super::ddl::{self, AUDIT_TABLE};
+use super::publication::{self, candidates, publish};
+use super::settings::PluginChoice;
+use super::slot::{self, Created, Plugin, Slot};
+use super::snapshot::PostgresSnapshot;
+use super::source::PostgresSource;
+use super::wire::Client;
+use super::{Endpoint, check_version, sql};
+use crate::connector::{Adoption, Beginning, Capture, StartPoint};
+use crate::data::{Error, ErrorKind, Position, Result, TableName};
+
+/// Versions since which there is something to ask.
+const FLUSH_SINCE: u32 = 100_000;
+
+pub async fn begin(endpoint: &Endpoint, capture: &Capture, readers: usize) -> Result<Beginning> {
+    let doing = |error: Error| error.while_doing("start the capture of changes");
+    let Created { session, position, snapshot } = start(endpoint, capture).await.map_err(doing)?;
+    let snapshot = PostgresSnapshot::of(endpoint.clone(), snapshot, session, readers).await?;
+    Ok(Beginning { snapshot: Box::new(snapshot), position })
+}
+
+pub async fn begin_at(endpoint: &Endpoint, capture: &Capture, start: &StartPoint) -> Result<Position> {
+    let doing = |error: Error| error.while_doing("start the capture of changes");
+    match start {
+        StartPoint::Now => self::start(endpoint, capture).await.map(|created| created.position).map_err(doing),
+        // The user guide: "a custom start time is not supported".
+        StartPoint::Time(_) => Err(doing(Error::fatal(
+            "changes of a PostgreSQL source cannot be captured from a time on: \
+             CdcStartPosition takes an LSN, with SlotName naming a slot that has it",
+        ))),
+        StartPoint::At(position) => start_at(endpoint, capture, position).await.map_err(doing),
+    }
+}
+
+/// Makes all that a task needs. The place is where the task's log begins, also in a slot that is older.
+async fn start(endpoint: &Endpoint, capture: &Capture) -> Result<Created> {
+    let mut client = endpoint.connect().await?;
+    check_version(&client)?;
+    let slot = Slot::of(endpoint, &capture.task);
+    let chosen = match &slot {
+        Slot::Given(_) => Some(slot.claim(&mut client).await?.1),
+        Slot::Own(_) => None,
+    };
+    let plugin = prepare(endpoint, &mut client, capture, chosen).await?;
+    match slot {
+        Slot::Own(_) => slot::create(endpoint, &capture.task, plugin).await,
+        // What was open when the publications came into being does not know them, and has ended when this is made.
+        Slot::Given(_) => slot::create_temporary(endpoint, plugin).await,
+    }
+}
+
+async fn start_at(endpoint: &Endpoint, capture: &Capture, position: &Position) -> Result<Position> {
+    let Position::Lsn(_) = position else {
+        return Err(Error::fatal(format!("{position} is no position in the log of PostgreSQL")));
+    };
+    let slot = Slot::of(endpoint, &capture.task);
+    if let Slot::Own(_) = slot {
+        let what = "SlotName has to name a replication slot that has it";
+        return Err(Error::fatal(format!("the log cannot be read from {position}: {what}")));
+    }
+    let mut client = endpoint.connect().await?;
+    check_version(&client)?;
+    let (found, plugin) = slot.claim(&mut client).await?;
+    found.check_place(position)?;
+    prepare(endpoint, &mut client, capture, Some(plugin)).await?;
+    Ok(position.clone())
+}
+
+/// Takes away what an earlier run has left and makes all but the slot, for the plugin of the slot or a new one. The
+/// publications that go with a slot of the user stay: its log may be read again from where they were there already.
+async fn prepare(
+    endpoint: &Endpoint,
+    client: &mut Client,
+    capture: &Capture,
+    chosen: Option<Plugin>,
+) -> Result<Plugin> {
+    slot::drop(client, &capture.task).await?;
+    if chosen.is_none() {
+        publication::drop_all(client, &capture.task).await?;
+    }
+    let recorded = endpoint.settings.capture_ddls && ddl::record(endpoint).await?;
+    let names: Vec<TableName> = capture.tables.iter().map(|table| table.name.clone()).collect();
+    let candidates = candidates(client, &names).await?;
+    let plugin = match chosen {
+        Some(plugin) => plugin,
+        None => match &endpoint.settings.plugin {
+            PluginChoice::TestDecoding => Plugin::TestDecoding,
+            PluginChoice::PgOutput => Plugin::PgOutput,
+            PluginChoice::NoPreference if publication::suits(client, capture, &candidates).await? => Plugin::PgOutput,
+            PluginChoice::NoPreference => Plugin::TestDecoding,
+            PluginChoice::Pglogical => return Err(without_pglogical(client).await?),
+            PluginChoice::Other(name) => {
+                let what = format!("PluginName {name} is not supported");
+                return Err(Error::fatal(format!("{what}: pgoutput and test-decoding are")));
+            }
+        },
+    };
+    match plugin {
+        Plugin::PgOutput => {
+            let audit = if recorded { audit_table(endpoint, client).await? } else { None };
+            let refused = |error: Error| error.into_kind(ErrorKind::Fatal).while_doing("publish the tables");
+            publish(client, capture, &candidates, audit.as_ref()).await.map_err(refused)?;
+        }
+        Plugin::TestDecoding => check_encoding(client).await?,
+    }
+    Ok(plugin)
+}
+
+/// Why pglogical is not read.
+async fn without_pglogical(client: &mut Client) -> Result<Error> {
+    let there = "SELECT 1 FROM pg_catalog.pg_available_extensions WHERE name = 'pglogical'";
+    Ok(Error::fatal(match client.query(there).await?.is_empty() {
+        true => "PluginName pglogical: the server does not have the extension pglogical",
+        false => "PluginName pglogical is not supported: pgoutput and test-decoding are",
+    }))
+}
+
+/// The table of recorded statements, if the user may publish it.
+async fn audit_table(endpoint: &Endpoint, client: &mut Client) -> Result<Option<TableName>> {
+    let table = TableName::new(&endpoint.settings.ddl_artifacts_schema, AUDIT_TABLE);
+    let owned = format!(
+        "SELECT pg_catalog.pg_has_role(c.relowner, 'USAGE') FROM pg_catalog.pg_class c \
+         WHERE c.oid = {}::pg_catalog.regclass",
+        sql::literal(&sql::table(&table))
+    );
+    if client.query(&owned).await?.pop().and_then(|mut row| row.pop()).flatten().as_deref() == Some("t") {
+        return Ok(Some(table));
+    }
+    tracing::warn!(%table, "statements that define tables are recorded in a table that is another user's: they are not seen");
+    Ok(None)
+}
+
+/// What test_decoding writes comes as it is stored.
+async fn check_encoding(client: &mut Client) -> Result<()> {
+    let encoding = client.query("SELECT pg_catalog.getdatabaseencoding()").await?.pop().and_then(|mut row| row.pop());
+    match encoding.flatten().as_deref() {
+        Some("UTF8" | "SQL_ASCII") => Ok(()),
+        other => Err(Error::fatal(format!(
+            "test_decoding sends text as it is stored, which can be read from databases of the encoding UTF8: this one \
+             is of {}",
+            other.unwrap_or_default()
+        ))),
+    }
+}
+
+/// A snapshot of a place in the log that is read already.
+pub async fn snapshot_in_log(endpoint: &Endpoint, capture: &Capture, readers: usize) -> Result<Beginning> {
+    let doing = |error: Error| error.while_doing("open a snapshot at a place in the log");
+    let mut client = endpoint.connect().await?;
+    let slot = Slot::of(endpoint, &capture.task);
+    let found = slot.find(&mut client).await.map_err(doing)?.ok_or_else(|| doing(slot.missing()))?;
+    let created = slot::create_temporary(endpoint, found.plugin().map_err(doing)?).await.map_err(doing)?;
+    let Created { session, position, snapshot } = created;
+    let snapshot = PostgresSnapshot::of(endpoint.clone(), snapshot, session, readers).await?;
+    Ok(Beginning { snapshot: Box::new(snapshot), position })
+}
+
+/// Where the log ends that the server sends: what has committed by now lies before it.
+pub async fn log_end(endpoint: &Endpoint) -> Result<Position> {
+    let doing = |error: Error| error.while_doing("find the end of the log");
+    let mut client = endpoint.connect().await.map_err(doing)?;
+    let place = match client.version() >= FLUSH_SINCE {
+        true => {
+            "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
+             ELSE pg_catalog.pg_current_wal_flush_lsn() END, \
+             CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_wal_insert_lsn() END"
+        }
+        false => "SELECT pg_catalog.pg_current_xlog_location(), NULL",
+    };
+    let (flushed, written) = places(&mut client, place).await.map_err(doing)?;
+    if written.is_none_or(|written| written <= flushed) {
+        return Ok(flushed);
+    }
+    // A commit may be visible before it is flushed (`synchronous_commit = off`), and it is sent only then.
+    let flush = "BEGIN; SET LOCAL synchronous_commit = local; \
+                 SELECT pg_catalog.pg_logical_emit_message(true, 'dms-local', ''); COMMIT";
+    client.query(flush).await.map_err(doing)?;
+    Ok(places(&mut client, place).await.map_err(doing)?.0)
+}
+
+async fn places(client: &mut Client, question: &str) -> Result<(Position, Option<Position>)> {
+    let row = client.query(question).await?.pop().unwrap_or_default();
+    let mut places = row.into_iter().map(|lsn| lsn.and_then(|lsn| lsn.parse::<Position>().ok()));
+    let first = places.next().flatten().ok_or_else(|| Error::fatal("the server told no place in its log"))?;
+    Ok((first, places.next().flatten()))
+}
+
+/// Takes tables into what is read.
+pub async fn adopt(source: &PostgresSource, capture: &Capture, tables: &[TableName]) -> Result<Adoption> {
+    let doing = |error: Error| error.while_doing("take tables into the capture of changes");
+    let mut client = source.endpoint().connect().await.map_err(doing)?;
+    let slot = Slot::of(source.endpoint(), &capture.task);
+    let found = slot.find(&mut client).await.map_err(doing)?.ok_or_else(|| doing(slot.missing()))?;
+    match found.plugin().map_err(doing)? {
+        Plugin::PgOutput => {
+            // A partition that is captured by itself changes how its parent is published.
+            let mut all: Vec<TableName> = capture.tables.iter().map(|table| table.name.clone()).collect();
+            all.extend(
+                tables.iter().filter(|table| !capture.tables.iter().any(|known| known.name == **table)).cloned(),
+            );
+            let candidates = candidates(&mut client, &all).await.map_err(doing)?;
+            publish(&mut client, capture, &candidates, None).await.map_err(doing)?;
+            Ok(Adoption::FromNow)
+        }
+        // Rows that a table had under a name that is not captured are nowhere in what was read.
+        Plugin::TestDecoding if tables.iter().any(|table| source.was_renamed(table)) => Ok(Adoption::FromNow),
+        Plugin::TestDecoding => Ok(Adoption::InLog),
+    }
+}
+
+/// Drops the slot and the publications of a task.
+pub async fn end(endpoint: &Endpoint, task: &str) -> Result<()> {
+    let doing = |error: Error| error.while_doing("end the capture of changes");
+    let mut client = endpoint.connect().await.map_err(doing)?;
+    slot::drop(&mut client, task).await.map_err(doing)?;
+    publication::drop_all(&mut client, task).await.map_err(doing)
+}

@@ -1,0 +1,307 @@
+//! The changes of a PostgreSQL database, by logical decoding.
+//! <https://www.postgresql.org/docs/current/protocol-replication.html>
+//!
+//! The server sends a slot's log from a place on, through the plugin that the slot was made for. What is confirmed to it
+//! it may forget. One message is in memory at a time, and its values once more when they are taken over; the line of
+//! test_decoding that first shows a table is a third time. The server sends no message beyond a gigabyte.
+
+mod family;
+mod line;
+mod log;
+mod pgoutput;
+mod question;
+mod relation;
+mod tables;
+mod test_decoding;
+mod value;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{BufMut, BytesMut};
+use tokio::time::{Instant, interval_at};
+
+use super::catalog::Catalog;
+use super::heartbeat::Heartbeat;
+use super::slot::{self, Plugin, Slot};
+use super::source::PostgresSource;
+use super::wire::{Client, LOG_SESSION, REPLICATION_SQL_SINCE, ServerError};
+use super::{Endpoint, publication, sql};
+use crate::connector::{Capture, ChangeReader};
+use crate::data::{Changes, Error, ErrorKind, Position, Result, TableName};
+use line::TestDecoding;
+use log::{Log, malformed};
+use pgoutput::EPOCH_MICROS;
+use question::{Answer, Facts, Question, Step, Taken, ask};
+use relation::PgOutput;
+
+/// How often the server hears of us when there is nothing to say. It gives us up after `wal_sender_timeout`, as a rule
+/// 60 s; where that is shorter, it hears of us this often within it.
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+const STATUSES_PER_TIMEOUT: u32 = 3;
+
+/// Versions since which there is something to ask for.
+const ORIGIN_SINCE: u32 = 160_000;
+
+/// Since then a publication that is not there is passed over with a warning.
+const WARNING_SINCE: u32 = 180_000;
+
+const NO_SUCH_OBJECT: &str = "42704";
+
+/// Reads what a slot sends.
+pub struct PostgresChanges {
+    client: Client,
+    endpoint: Endpoint,
+    capture: Capture,
+    log: Log,
+    decoder: Decoder,
+    open: Option<Open>,
+    /// All before this is durable on the target.
+    confirmed: u64,
+    status_interval: Duration,
+    status_due: Instant,
+    _heartbeat: Option<Heartbeat>,
+}
+
+enum Decoder {
+    PgOutput(PgOutput),
+    TestDecoding(TestDecoding),
+}
+
+/// What has to be answered before the log is read on.
+struct Open {
+    question: Question,
+    /// What was answered so far.
+    facts: Facts,
+    asked: Option<Answer>,
+}
+
+impl PostgresChanges {
+    pub async fn start(source: &PostgresSource, capture: &Capture, from: &Position) -> Result<PostgresChanges> {
+        PostgresChanges::open(source, capture, from).await.map_err(|error| error.while_doing("read the log"))
+    }
+
+    async fn open(source: &PostgresSource, capture: &Capture, from: &Position) -> Result<PostgresChanges> {
+        let Position::Lsn(lsn) = *from else {
+            return Err(Error::fatal(format!("{from} is no position in the log of PostgreSQL")));
+        };
+        let endpoint = source.endpoint();
+        let slot = Slot::of(endpoint, &capture.task);
+        let (found, plugin) = slot.claim(&mut endpoint.connect().await?).await?;
+        found.check_place(from)?;
+        let mut catalog = Catalog::open(endpoint).await?;
+        let names: Vec<TableName> = capture.tables.iter().map(|table| table.name.clone()).collect();
+        let described = catalog.tables(&names).await?;
+        let log = Log::new(source, capture, plugin, &mut catalog, &described, lsn).await?;
+        let mut client = slot::connect(endpoint).await?;
+        let mut status_interval = STATUS_INTERVAL;
+        if client.version() >= REPLICATION_SQL_SINCE {
+            client.query(LOG_SESSION).await?;
+            if client.version() >= WARNING_SINCE {
+                client.query("SET client_min_messages = warning").await?;
+            }
+            let timeout = sender_timeout(&mut client).await?;
+            status_interval = timeout.map_or(STATUS_INTERVAL, |timeout| timeout / STATUSES_PER_TIMEOUT);
+        }
+        let status_interval = status_interval.min(STATUS_INTERVAL);
+        let options = options(plugin, source, &capture.task, client.version());
+        let name = sql::identifier(slot.name());
+        client.start_stream(&format!("START_REPLICATION SLOT {name} LOGICAL {from} ({options})")).await?;
+        Ok(PostgresChanges {
+            client,
+            endpoint: endpoint.clone(),
+            capture: capture.clone(),
+            log,
+            decoder: match plugin {
+                Plugin::PgOutput => Decoder::PgOutput(PgOutput::new(&described)),
+                Plugin::TestDecoding => Decoder::TestDecoding(TestDecoding::new(&described)),
+            },
+            open: None,
+            confirmed: lsn,
+            status_interval,
+            status_due: Instant::now() + status_interval,
+            _heartbeat: endpoint.settings.heartbeat.map(|period| Heartbeat::start(endpoint.clone(), period)),
+        })
+    }
+
+    async fn send_status(&mut self) -> Result<()> {
+        self.status_due = Instant::now() + self.status_interval;
+        send_status(&mut self.client, self.log.read, self.confirmed).await
+    }
+
+    /// Takes one message of the stream.
+    async fn take(&mut self, changes: &mut Changes) -> Result<()> {
+        if self.open.is_some() {
+            return self.answer(changes).await;
+        }
+        if Instant::now() >= self.status_due {
+            return self.send_status().await;
+        }
+        let message = tokio::select! {
+            biased;
+            message = self.client.stream_message() => message?,
+            () = tokio::time::sleep_until(self.status_due) => return self.send_status().await,
+        };
+        match message.split_first() {
+            Some((b'w', rest)) => {
+                // Where it is in the log, where that ends on the server, and when it was sent.
+                let (header, body) = rest.split_first_chunk::<24>().ok_or_else(|| malformed("a WAL message"))?;
+                let place = header.first_chunk().map_or(0, |place| u64::from_be_bytes(*place));
+                let taken = match &mut self.decoder {
+                    Decoder::PgOutput(decoder) => decoder.take(body, &mut self.log, changes)?,
+                    Decoder::TestDecoding(decoder) => decoder.take(body, place, &mut self.log, changes)?,
+                };
+                if let Taken::Ask(question) = taken {
+                    self.open = Some(Open { question, facts: Facts::default(), asked: None });
+                }
+                Ok(())
+            }
+            Some((b'k', rest)) => {
+                let end =
+                    rest.first_chunk().map(|end| u64::from_be_bytes(*end)).ok_or_else(|| malformed("a keepalive"))?;
+                let answer = rest.get(16) == Some(&1);
+                // Between transactions it tells of log that holds nothing for us.
+                if self.log.is_between_transactions() && end > self.log.read {
+                    self.log.read = end;
+                    changes.resume = Some(Position::Lsn(end));
+                }
+                if answer { self.send_status().await } else { Ok(()) }
+            }
+            _ => Err(malformed("a message of the stream")),
+        }
+    }
+
+    /// Goes on with what the catalog has to be asked about. The server hears of us meanwhile.
+    async fn answer(&mut self, changes: &mut Changes) -> Result<()> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let Some(asked) = &mut open.asked else {
+            match open.step(&mut self.decoder, &mut self.log, changes)? {
+                Step::Ask(request) => open.asked = Some(ask(self.endpoint.clone(), request)),
+                Step::Done => self.open = None,
+            }
+            return Ok(());
+        };
+        tokio::select! {
+            biased;
+            answer = &mut *asked => {
+                // An error is told, and the question asked again when the reading goes on.
+                open.asked = None;
+                open.facts = answer?;
+                Ok(())
+            }
+            () = tokio::time::sleep_until(self.status_due) => self.send_status().await,
+        }
+    }
+}
+
+impl Open {
+    fn step(&mut self, decoder: &mut Decoder, log: &mut Log, changes: &mut Changes) -> Result<Step> {
+        let facts = &mut self.facts;
+        match (&self.question, decoder) {
+            (Question::Relation(relation), Decoder::PgOutput(decoder)) => decoder.meet(relation, facts, log, changes),
+            (Question::Line(line), Decoder::TestDecoding(decoder)) => decoder.meet(line, facts, log, changes),
+            (Question::Statement(recorded), decoder) => {
+                let (step, changed) = log.define(recorded, facts, changes);
+                if let (true, Decoder::TestDecoding(decoder)) = (changed, decoder) {
+                    decoder.forget();
+                }
+                Ok(step)
+            }
+            _ => Ok(Step::Done),
+        }
+    }
+}
+
+/// Tells the server what was read and what it may forget.
+async fn send_status(client: &mut Client, read: u64, confirmed: u64) -> Result<()> {
+    let mut status = BytesMut::with_capacity(34);
+    status.put_u8(b'r');
+    for place in [read, confirmed, confirmed] {
+        status.put_u64(place);
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    status.put_i64(now.as_micros() as i64 - EPOCH_MICROS);
+    status.put_u8(0);
+    client.send_stream_message(&status).await
+}
+
+/// `wal_sender_timeout`; `None` where there is none.
+async fn sender_timeout(client: &mut Client) -> Result<Option<Duration>> {
+    let setting = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
+    let ms = client.query(setting).await?.pop().and_then(|mut row| row.pop()).flatten();
+    Ok(ms.and_then(|ms| ms.parse().ok()).filter(|ms| *ms > 0).map(Duration::from_millis))
+}
+
+/// What the plugin is told.
+fn options(plugin: Plugin, source: &PostgresSource, task: &str, version: u32) -> String {
+    let local_only = source.endpoint().settings.local_changes_only;
+    match plugin {
+        Plugin::PgOutput => {
+            let names = sql::literal(&publication::names(task, version));
+            let origin = if local_only && version >= ORIGIN_SINCE { ", origin 'none'" } else { "" };
+            format!("proto_version '1', publication_names {names}{origin}")
+        }
+        Plugin::TestDecoding => {
+            let origin = if local_only { ", \"only-local\" '1'" } else { "" };
+            format!("\"include-xids\" '1', \"include-timestamp\" '1', \"skip-empty-xacts\" '1'{origin}")
+        }
+    }
+}
+
+#[async_trait]
+impl ChangeReader for PostgresChanges {
+    async fn next(&mut self, changes: &mut Changes) -> Result<()> {
+        changes.clear(self.capture.format);
+        loop {
+            let told = changes.entries.len();
+            let taken = self.take(changes).await;
+            if changes.entries.len() > told {
+                self.log.note_told();
+            }
+            taken.map_err(|error| explained(error, self.client.take_warning()))?;
+            let full = changes.bytes() >= self.capture.batch_bytes;
+            // What has begun in the middle of a transaction goes on at once; between two of them nobody knows.
+            let pause = self.log.is_between_transactions() && !self.client.has_message();
+            if !changes.is_empty() && (full || pause) {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn keep_alive(&mut self) -> Error {
+        let mut ticks = interval_at(self.status_due, self.status_interval);
+        loop {
+            ticks.tick().await;
+            if let Err(error) = self.send_status().await {
+                return error.while_doing("read the log");
+            }
+        }
+    }
+
+    async fn confirm(&mut self, position: &Position) -> Result<()> {
+        if let Position::Lsn(lsn) = *position
+            && lsn > self.confirmed
+        {
+            self.confirmed = lsn;
+            self.send_status().await?;
+        }
+        Ok(())
+    }
+}
+
+/// An error of the stream with what the server's words do not say.
+fn explained(error: Error, warning: Option<ServerError>) -> Error {
+    let error = match (error.sqlstate.as_deref(), warning) {
+        (_, Some(warning)) => without_publications(warning.into_error()),
+        (Some(NO_SUCH_OBJECT), None) => without_publications(error),
+        (_, None) => error,
+    };
+    error.while_doing("read the log")
+}
+
+fn without_publications(mut error: Error) -> Error {
+    let what = "the log is read from a place where the task's publications were not there yet: \
+                start at a later one, or from a slot made for test_decoding";
+    error.message = format!("{} ({what})", error.message);
+    error.into_kind(ErrorKind::Fatal)
+}

@@ -1,7 +1,7 @@
 # Every target does its own set-up: on a fresh Debian or Ubuntu with a Rust toolchain, `make demo` is all there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench setup build lint clean
+.PHONY: help demo test torture bench setup build lint clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,6 +13,11 @@ demo: ## Migrate a million rows from MariaDB to PostgreSQL with a plain boto3 sc
 test: ## Run every test
 	@scripts/setup.sh test
 	@scripts/test.sh
+
+torture: ## Follow a source through 200 faults and look whether anything is lost: DIRECTION=postgres-mariadb SEED=7 FAULTS=200
+	@scripts/setup.sh test
+	@cargo build --bins
+	@.venv/bin/python compat-tests/replication/torture.py --direction $(or $(DIRECTION),postgres-postgres) --faults $(or $(FAULTS),200) $(if $(SEED),--seed $(SEED))
 
 bench: ## Measure the loads against the databases' own tools; takes about an hour (docs/benchmarks.md)
 	@scripts/setup.sh bench

@@ -122,7 +122,7 @@ fn the_readme_lists_what_the_code_lists() {
 }
 
 fn engines() -> String {
-    let mark = |yes: bool| if yes { "full load" } else { "–" };
+    let mark = |yes: bool| if yes { "full load, changes" } else { "–" };
     let mut table = String::from("| Engine | `EngineName` | as source | as target |\n|---|---|---|---|\n");
     for engine in ENGINES {
         let row = format!(

@@ -1,0 +1,90 @@
+"""Statements that define tables, on their way from a source to a target."""
+
+from conftest import wait_until
+from following import following  # noqa: F401
+from pairs import in_all_directions, pair  # noqa: F401
+
+
+def begin(following, settings=None):
+    following.source.create("t", "id integer PRIMARY KEY, value text, gone integer")
+    following.source.insert("t", [(1, "one", 1), (2, "two", 2)])
+    following.start(settings)
+    following.wait_for_load("t")
+    return following.source.table("t")
+
+
+def policy(**handled):
+    return {"ChangeProcessingDdlHandlingPolicy": handled}
+
+
+@in_all_directions
+def test_columns_that_come_go_and_change_do_so_on_the_target(following):
+    t = begin(following)
+    execute = following.source.execute
+    execute(f"ALTER TABLE {t} ADD COLUMN late varchar(20)", f"INSERT INTO {t} VALUES (3, 'three', 3, 'new')")
+    following.wait_until_equal("t")
+    execute(f"ALTER TABLE {t} DROP COLUMN gone", f"UPDATE {t} SET late = 'set' WHERE id = 1")
+    following.wait_until_equal("t")
+    execute(f"ALTER TABLE {t} RENAME COLUMN late TO later", f"INSERT INTO {t} VALUES (4, 'four', 'x')")
+    following.wait_until_equal("t")
+    assert following.target.columns("t") == ["id", "value", "later"]
+    if following.source.is_postgres:
+        execute(f"ALTER TABLE {t} ALTER COLUMN later TYPE varchar(50)")
+    else:
+        execute(f"ALTER TABLE {t} MODIFY COLUMN later varchar(50)")
+    execute(f"UPDATE {t} SET later = '{'y' * 40}' WHERE id = 4")
+    following.wait_until_equal("t")
+    following.wait_for_counts("t", (2, 2, 0, 4))
+
+
+@in_all_directions
+def test_a_table_that_comes_into_being_is_replicated(following):
+    begin(following)
+    new = following.source.table("new")
+    following.source.create("new", "id integer PRIMARY KEY, value text")
+    following.source.execute(f"INSERT INTO {new} VALUES (1, 'first')")
+    following.wait_until_equal("new")
+    following.source.execute(f"UPDATE {new} SET value = 'changed'", f"INSERT INTO {new} VALUES (2, NULL)")
+    following.wait_until_equal("new")
+    row = following.task.statistics()[(following.pair.schema, "new")]
+    assert row["TableState"] == "Table completed"
+
+
+@in_all_directions
+def test_a_table_that_is_emptied_or_dropped_is_so_on_the_target(following):
+    t = begin(following)
+    following.source.execute(f"TRUNCATE TABLE {t}", f"INSERT INTO {t} VALUES (7, 'after', 7)")
+    following.wait_until_equal("t")
+    following.source.execute(f"DROP TABLE {t}")
+    wait_until(lambda: "t" not in following.target.tables(), "the table is gone")
+    following.wait_for_counts("t", (1, 0, 0, 2))
+
+
+@in_all_directions
+def test_what_the_policy_keeps_from_the_target_does_not_reach_it(following):
+    kept = policy(HandleSourceTableDropped=False, HandleSourceTableTruncated=False, HandleSourceTableAltered=False)
+    t = begin(following, kept)
+    following.source.execute(f"ALTER TABLE {t} ADD COLUMN late integer", f"INSERT INTO {t} VALUES (3, 'three', 3, 3)")
+    following.wait_for_counts("t", (1, 0, 0, 1), (1, 0, 0, 0))
+    assert following.target.columns("t") == ["id", "value", "gone"]
+    following.source.execute(f"TRUNCATE TABLE {t}")
+    following.wait_for_counts("t", (1, 0, 0, 2), (1, 0, 0, 0))
+    assert len(following.target.rows("t")) == 3
+
+
+@in_all_directions
+def test_a_statement_between_a_stop_and_a_resumption_is_carried_out_then(following):
+    t = begin(following)
+    following.task.stop()
+    following.task.wait("stopped")
+    following.source.execute(
+        f"INSERT INTO {t} VALUES (3, 'three', 3)",
+        f"ALTER TABLE {t} ADD COLUMN late integer",
+        f"INSERT INTO {t} VALUES (4, 'four', 4, 4)",
+        f"ALTER TABLE {t} DROP COLUMN gone",
+        f"UPDATE {t} SET late = 1 WHERE id = 1",
+    )
+    following.task.start("resume-processing")
+    following.task.wait("running")
+    following.wait_until_equal("t")
+    following.wait_for_counts("t", (2, 1, 0, 2))

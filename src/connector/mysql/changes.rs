@@ -27,6 +27,7 @@ mod table_map;
 mod tables;
 mod temporal;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -42,6 +43,8 @@ use start::Search;
 use stream::EventStream;
 use tables::Table;
 
+#[cfg(test)]
+pub(super) use definition::same_type;
 pub(super) use interpreter::Undone;
 pub(super) use server::log_end;
 
@@ -56,7 +59,11 @@ fn replica_id(task: &str, purpose: &str) -> u32 {
     (id.as_u64_pair().1 as u32) | 1 << 31
 }
 
-pub(super) async fn begin(source: &MySqlSource, capture: &Capture, readers: usize) -> Result<(MySqlSnapshot, Position)> {
+pub(super) async fn begin(
+    source: &MySqlSource,
+    capture: &Capture,
+    readers: usize,
+) -> Result<(MySqlSnapshot, Position)> {
     let doing = |error: Error| error.while_doing("start the capture of changes");
     check(source, capture).await.map_err(doing)?;
     let tables: Vec<TableName> = capture.tables.iter().map(|table| table.name.clone()).collect();
@@ -106,8 +113,9 @@ pub(super) async fn end_capture(source: &MySqlSource, capture: &Capture) -> Resu
     };
     for purpose in PURPOSES {
         let client = source.connect().await.map_err(doing)?;
-        let mut stream =
-            EventStream::open(client, replica_id(&capture.task, purpose), &end, DumpEnd::WithTheLog).await.map_err(doing)?;
+        let mut stream = EventStream::open(client, replica_id(&capture.task, purpose), &end, DumpEnd::WithTheLog)
+            .await
+            .map_err(doing)?;
         while stream.ready().await.map_err(doing)? {
             stream.take()?;
         }
@@ -139,9 +147,9 @@ impl MySqlChanges {
         server.check().map_err(doing)?;
         let names: Vec<TableName> = capture.tables.iter().map(|table| table.name.clone()).collect();
         let stored = server::describe(&mut client, &names).await.map_err(doing)?;
-        let by_name: std::collections::HashMap<&TableName, _> =
-            stored.iter().map(|stored| (&stored.schema.name, stored)).collect();
-        let tables = capture.tables.iter().map(|table| Table::new(table, by_name.get(&table.name).copied())).collect();
+        let by_name: HashMap<&TableName, _> = stored.iter().map(|stored| (&stored.schema.name, stored)).collect();
+        let selected = capture.tables.iter().filter(|table| (capture.selects)(&table.name));
+        let tables = selected.map(|table| Table::new(table, by_name.get(&table.name).copied())).collect();
         let mut id = replica_id(&capture.task, "changes");
         if id == server.id {
             id ^= 1;

@@ -182,12 +182,11 @@ impl Field {
             }
             Form::Float => {
                 let value = f32::from_le_bytes(*bytes.first_chunk()?);
-                self.either(batch, Value::Real(shortest(value) + 0.0), |out| write_double(value.into(), out))
+                self.either(batch, Value::Real(shortest(value)), |out| write_double(value.into(), out))
             }
             Form::Double => {
                 let value = f64::from_le_bytes(*bytes.first_chunk()?);
-                // Zero has no sign in the text of the server.
-                self.either(batch, Value::Real(value + 0.0), |out| write_double(value, out))
+                self.either(batch, Value::Real(value), |out| write_double(value, out))
             }
             Form::Decimal { decimal, fill } if self.text => {
                 batch.push_string_with(|out| decimal.write(bytes, *fill, out).ok_or(())).ok()
@@ -423,13 +422,7 @@ fn size(log: WireColumn) -> Option<Size> {
 }
 
 impl Form {
-    fn of(
-        column: &Column,
-        native: &str,
-        base: &str,
-        log: WireColumn,
-        style: Style<'_>,
-    ) -> Result<Form, Misfit> {
+    fn of(column: &Column, native: &str, base: &str, log: WireColumn, style: Style<'_>) -> Result<Form, Misfit> {
         let declared_digits = || arguments(native).next().unwrap_or(0);
         let digits = log.meta as u8;
         let old = |form| match declared_digits() {
@@ -453,7 +446,8 @@ impl Form {
                 let [precision, scale] = log.meta.to_le_bytes();
                 let decimal = Decimal::new(precision, scale).ok_or(Misfit::Type)?;
                 let mut declared = arguments(native);
-                let same = (declared.next().unwrap_or(10), declared.next().unwrap_or(0)) == (precision.into(), scale.into());
+                let same =
+                    (declared.next().unwrap_or(10), declared.next().unwrap_or(0)) == (precision.into(), scale.into());
                 let fill = native.contains("zerofill");
                 if same { Ok(Form::Decimal { decimal, fill }) } else { Err(Misfit::Type) }
             }

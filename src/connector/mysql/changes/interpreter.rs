@@ -200,7 +200,12 @@ impl Interpreter {
         self.open.is_some() || self.begin.is_some()
     }
 
-    pub(super) fn learn_tables(&mut self, names: Vec<TableName>, found: Vec<Stored>, texts: HashMap<String, TextDefault>) {
+    pub(super) fn learn_tables(
+        &mut self,
+        names: Vec<TableName>,
+        found: Vec<Stored>,
+        texts: HashMap<String, TextDefault>,
+    ) {
         self.facts.texts.extend(texts);
         self.facts.tables.extend(names.into_iter().map(|name| (name, None)));
         self.facts.tables.extend(found.into_iter().map(|stored| (stored.schema.name.clone(), Some(stored))));
@@ -276,11 +281,7 @@ impl Interpreter {
                     self.abandon(u64::MAX, changes)?;
                 }
             }
-            kind::ROTATE | kind::HEARTBEAT | kind::HEARTBEAT_V2 => {
-                if !self.in_transaction() {
-                    changes.resume = Some(place.after());
-                }
-            }
+            kind::ROTATE | kind::HEARTBEAT | kind::HEARTBEAT_V2 => {}
             kind::INCIDENT => {
                 let message = event::parse_incident(event.body);
                 return Err(Error::fatal(format!("the log of the source is not complete: {message}")));
@@ -288,8 +289,12 @@ impl Interpreter {
             kind::START_ENCRYPTION => {
                 return Err(Error::fatal("the server sends its log encrypted, which cannot be read"));
             }
-            kind if kind::IGNORED.contains(&kind) || kind == kind::MARIADB_GTID_LIST || event.header.is_ignorable() => {}
+            kind if kind::IGNORED.contains(&kind) || kind == kind::MARIADB_GTID_LIST || event.header.is_ignorable() => {
+            }
             other => return Err(Error::fatal(format!("the log has an event of an unknown type ({other})"))),
+        }
+        if !self.in_transaction() {
+            changes.resume = Some(place.after());
         }
         Ok(Outcome::Taken)
     }
@@ -367,13 +372,7 @@ impl Interpreter {
         Ok(())
     }
 
-    fn query(
-        &mut self,
-        event: &Event<'_>,
-        place: &Place<'_>,
-        replays: bool,
-        changes: &mut Changes,
-    ) -> Result<Outcome> {
+    fn query(&mut self, event: &Event<'_>, place: &Place<'_>, replays: bool, changes: &mut Changes) -> Result<Outcome> {
         /// What stands before the variables of a LOAD DATA.
         const LOAD: usize = 13;
         let extra = if event.header.kind == kind::EXECUTE_LOAD_QUERY { LOAD } else { 0 };
@@ -415,7 +414,11 @@ impl Interpreter {
             }
             Statement::RollbackTo(name) => {
                 let found = self.open.as_ref().and_then(|open| {
-                    open.savepoints.iter().rev().find(|(known, _)| known.eq_ignore_ascii_case(&name)).map(|(_, mark)| *mark)
+                    open.savepoints
+                        .iter()
+                        .rev()
+                        .find(|(known, _)| known.eq_ignore_ascii_case(&name))
+                        .map(|(_, mark)| *mark)
                 });
                 if let Some(mark) = found {
                     self.undo(mark, place.end, changes)?;
@@ -477,8 +480,11 @@ impl Interpreter {
             self.commit(0, event.header.time, place, changes);
             return Ok(Outcome::Taken);
         };
-        let prepared =
-            Prepared { file: place.file.to_owned(), start: open.begin.offset, captured: open.prepares && open.captured };
+        let prepared = Prepared {
+            file: place.file.to_owned(),
+            start: open.begin.offset,
+            captured: open.prepares && open.captured,
+        };
         if one_phase && prepared.captured {
             return Ok(Outcome::Ask(Question::Replay(prepared)));
         }
@@ -535,3 +541,6 @@ impl Interpreter {
         number
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,7 +116,8 @@ impl<'a> Lexer<'a> {
 
 /// Two dashes are a comment only before a blank: `5--3` is none.
 fn is_dashes(rest: &str) -> bool {
-    rest.strip_prefix("--").is_some_and(|rest| rest.is_empty() || rest.starts_with(|c: char| c.is_ascii_whitespace() || c.is_control()))
+    rest.strip_prefix("--")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(|c: char| c.is_ascii_whitespace() || c.is_control()))
 }
 
 impl Iterator for Lexer<'_> {

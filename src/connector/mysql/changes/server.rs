@@ -100,7 +100,8 @@ pub(in crate::connector::mysql) async fn log_end(client: &mut Client) -> Result<
     let row = rows.into_iter().next().ok_or_else(|| misconfigured("the server writes no binary log (log_bin)"))?;
     match row.as_slice() {
         [Some(file), Some(offset), ..] => {
-            let offset = offset.parse().map_err(|_| Error::recoverable("the server did not tell where its log ends"))?;
+            let offset =
+                offset.parse().map_err(|_| Error::recoverable("the server did not tell where its log ends"))?;
             Ok(Position::Binlog { file: file.clone(), offset })
         }
         _ => Err(Error::recoverable("the server did not tell where its log ends")),
@@ -212,9 +213,8 @@ const ASKED_AT_ONCE: usize = 1000;
 
 /// How many seconds the clock is ahead of UTC at each of these. Those that the server has no time for are left out.
 async fn ahead(client: &mut Client, seconds: &[i64]) -> Result<Vec<(i64, i32)>> {
-    let question = |second: &i64| {
-        format!("TIMESTAMPDIFF(SECOND, '1970-01-01 00:00:00', FROM_UNIXTIME({second})) - {second}")
-    };
+    let question =
+        |second: &i64| format!("TIMESTAMPDIFF(SECOND, '1970-01-01 00:00:00', FROM_UNIXTIME({second})) - {second}");
     let list: Vec<String> = seconds.iter().map(question).collect();
     let row = client.rows(&format!("SELECT {}", list.join(","))).await?.into_iter().next().unwrap_or_default();
     let answers = row.into_iter().map(|ahead| ahead.and_then(|ahead| ahead.parse().ok()));

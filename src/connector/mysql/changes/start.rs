@@ -68,7 +68,9 @@ impl Search<'_> {
                 ..error
             })?;
             let Some((event, place)) = stream.event().filter(|_| ready) else { return Ok(()) };
-            if place.file != file || (place.start >= *offset && place.end > place.start && !event.header.is_artificial()) {
+            if place.file != file
+                || (place.start >= *offset && place.end > place.start && !event.header.is_artificial())
+            {
                 return Ok(());
             }
             stream.take()?;
@@ -128,8 +130,8 @@ impl Search<'_> {
     /// Before the first transaction that is not among these. Some of them may come again after it, where the log does not
     /// have them in the order of their numbers.
     pub(super) async fn by_gtids(&self, text: &str) -> Result<Position> {
-        let wanted =
-            GtidSet::parse(text).ok_or_else(|| Error::fatal(format!("'{text}' is no set of global transaction numbers")))?;
+        let wanted = GtidSet::parse(text)
+            .ok_or_else(|| Error::fatal(format!("'{text}' is no set of global transaction numbers")))?;
         let files = self.files().await?;
         let (mut low, mut high) = (0, files.len());
         // The last file before which there is none but these.

@@ -46,7 +46,11 @@ pub(super) struct Create {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Body {
-    Columns { columns: Vec<Definition>, keys: Vec<Key>, text: Option<TextDefault> },
+    Columns {
+        columns: Vec<Definition>,
+        keys: Vec<Key>,
+        text: Option<TextDefault>,
+    },
     Like(Name),
     /// Not understood.
     Unknown,
@@ -102,7 +106,18 @@ pub(super) fn parse(text: &str, dialect: Dialect) -> Statement {
     }
     // Others may be as long as a packet, and are not looked into.
     const UNDERSTOOD: [&str; 13] = [
-        "BEGIN", "START", "COMMIT", "ROLLBACK", "SAVEPOINT", "XA", "CREATE", "ALTER", "DROP", "RENAME", "TRUNCATE", "END",
+        "BEGIN",
+        "START",
+        "COMMIT",
+        "ROLLBACK",
+        "SAVEPOINT",
+        "XA",
+        "CREATE",
+        "ALTER",
+        "DROP",
+        "RENAME",
+        "TRUNCATE",
+        "END",
         "SET",
     ];
     if !UNDERSTOOD.contains(&first.as_str()) {
@@ -137,7 +152,11 @@ fn written(first: &str, lexer: Lexer<'_>) -> Vec<Name> {
     let ends = |token: &Token| match first {
         "UPDATE" => token.is("SET"),
         "INSERT" | "REPLACE" => {
-            token.is("SET") || token.is("SELECT") || token.is("VALUES") || token.is("VALUE") || *token == Token::Mark('(')
+            token.is("SET")
+                || token.is("SELECT")
+                || token.is("VALUES")
+                || token.is("VALUE")
+                || *token == Token::Mark('(')
         }
         _ => false,
     };
@@ -370,9 +389,8 @@ impl<'a> Parser<'a> {
 
     /// Whether what follows is no column. A column of such a name stands in quotes.
     fn is_key(&self) -> bool {
-        const KEYS: [&str; 10] = [
-            "PRIMARY", "UNIQUE", "KEY", "INDEX", "FULLTEXT", "SPATIAL", "CONSTRAINT", "FOREIGN", "CHECK", "PARTITION",
-        ];
+        const KEYS: [&str; 10] =
+            ["PRIMARY", "UNIQUE", "KEY", "INDEX", "FULLTEXT", "SPATIAL", "CONSTRAINT", "FOREIGN", "CHECK", "PARTITION"];
         let second = |keyword: &str| self.tokens.get(1).is_some_and(|token| token.is(keyword));
         self.peek(&KEYS)
             || self.peek(&["PERIOD"]) && second("FOR")
@@ -429,9 +447,7 @@ impl<'a> Parser<'a> {
 
     /// `CHARACTER SET x`, in all its spellings.
     fn charset_clause(&mut self) -> Option<String> {
-        let is = self.keyword("CHARSET")
-            || self.keywords(&["CHARACTER", "SET"])
-            || self.keywords(&["CHAR", "SET"]);
+        let is = self.keyword("CHARSET") || self.keywords(&["CHARACTER", "SET"]) || self.keywords(&["CHAR", "SET"]);
         is.then_some(())?;
         self.mark('=');
         self.text_or_name()
@@ -619,7 +635,8 @@ impl<'a> Parser<'a> {
                     definition.unique = true;
                 }
                 // Their values could pass for attributes.
-                "DEFAULT" | "COMMENT" | "REFERENCES" | "CONSTRAINT" | "ENGINE_ATTRIBUTE" | "COLUMN_FORMAT" | "STORAGE" => {
+                "DEFAULT" | "COMMENT" | "REFERENCES" | "CONSTRAINT" | "ENGINE_ATTRIBUTE" | "COLUMN_FORMAT"
+                | "STORAGE" => {
                     self.next();
                 }
                 "ON" => {
@@ -639,6 +656,7 @@ impl<'a> Parser<'a> {
     fn data_type(&mut self, definition: &mut Definition) -> Option<()> {
         let Some(Token::Word(first)) = self.next() else { return None };
         definition.words.push(first.to_ascii_lowercase());
+        definition.unique = first.eq_ignore_ascii_case("SERIAL");
         // Types of several words.
         let first = first.to_ascii_uppercase();
         let more: &[&str] = match first.as_str() {

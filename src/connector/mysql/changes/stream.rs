@@ -55,7 +55,8 @@ impl EventStream {
             ))
             .await?;
         // A server from before there were checksums does not know the variable, and sends none.
-        let checksums = "SET @master_binlog_checksum=@@global.binlog_checksum, @source_binlog_checksum=@@global.binlog_checksum";
+        let checksums =
+            "SET @master_binlog_checksum=@@global.binlog_checksum, @source_binlog_checksum=@@global.binlog_checksum";
         let checksum = match client.run(checksums).await {
             Ok(_) => {
                 let rows = client.rows("SELECT @master_binlog_checksum").await?;
@@ -126,7 +127,9 @@ impl EventStream {
         }
         let end = match header.kind {
             // How far the server has looked. It may still be at the file before.
-            kind::HEARTBEAT if bytes[HEADER..].starts_with(self.file.as_bytes()) && header.end >= self.offset as u32 => {
+            kind::HEARTBEAT
+                if bytes[HEADER..].starts_with(self.file.as_bytes()) && header.end >= self.offset as u32 =>
+            {
                 upper_half(header.end, self.offset)
             }
             kind::HEARTBEAT | kind::HEARTBEAT_V2 => self.offset,
@@ -142,7 +145,10 @@ impl EventStream {
         if header.kind == kind::ROTATE {
             let (offset, file) = parse_rotate(self.body()).ok_or_else(|| malformed("rotate"))?;
             let file = file.to_owned();
-            self.file = file;
+            if file != self.file {
+                self.wanted = 0;
+                self.file = file;
+            }
             self.offset = offset;
             if let Some(current) = &mut self.current {
                 current.end = offset;

@@ -151,7 +151,8 @@ impl Table {
         }
         let visible = self.visible();
         let not_null = |name: &String| {
-            visible.iter().any(|column| same_name(&column.name, name) && !column.nullable) || self.primary_key.contains(name)
+            visible.iter().any(|column| same_name(&column.name, name) && !column.nullable)
+                || self.primary_key.contains(name)
         };
         let shorter = self.unique_key.is_empty() || key.columns.len() < self.unique_key.len();
         if key.whole && !key.columns.is_empty() && shorter && key.columns.iter().all(not_null) {
@@ -159,7 +160,7 @@ impl Table {
         }
     }
 
-    /// Takes the catalog's words for the table where it shows the same one.
+    /// Takes the catalog's words for the columns where it shows the same ones. Keys may be others by now.
     pub(super) fn refine(&mut self, stored: &Stored) {
         let same = self.columns.len() == stored.columns.len()
             && self.columns.iter().zip(&stored.columns).all(|(one, other)| {
@@ -168,7 +169,9 @@ impl Table {
                     && same_type(&one.column.native, &other.column.native)
             });
         if same {
-            self.become_stored(stored);
+            self.columns.clone_from(&stored.columns);
+            self.hash_keys = stored.hash_keys;
+            self.touch();
         }
     }
 
@@ -177,7 +180,7 @@ impl Table {
         self.columns.clone_from(&stored.columns);
         self.hash_keys = stored.hash_keys;
         self.text = TextDefault::of_collation(&stored.collation);
-        self.primary_key = names(schema, &schema.primary_key);
+        self.set_primary_key(names(schema, &schema.primary_key));
         self.unique_key = names(schema, &schema.unique_key);
         self.touch();
     }
@@ -205,12 +208,12 @@ impl Table {
     ) -> Option<Vec<ColumnChange>> {
         let before: Vec<Working> = self.columns.iter().map(Working::unchanged).collect();
         let mut after = before.clone();
-        let understood = changes.and_then(|changes| {
-            changes.iter().try_for_each(|change| self.change(change, &mut after, mariadb))
-        });
+        let understood =
+            changes.and_then(|changes| changes.iter().try_for_each(|change| self.change(change, &mut after, mariadb)));
         match (understood, catalog) {
             (Some(()), _) => {
                 self.columns = after.iter().map(|column| column.now.clone()).collect();
+                changes.into_iter().flatten().for_each(|change| self.change_key(change));
                 self.touch();
                 if let Some(stored) = catalog {
                     self.refine(stored);
@@ -278,12 +281,20 @@ impl Table {
             }
             Change::TextDefault(text) => self.text = text.clone(),
             Change::RenameTo(_) | Change::RowsGo => {}
+            Change::AddKey(_) | Change::DropPrimaryKey | Change::DropKey => {}
+        }
+        Some(())
+    }
+
+    /// Keys are of the columns as they are after the statement.
+    fn change_key(&mut self, change: &Change) {
+        match change {
             Change::AddKey(key) => self.add_key(key),
             Change::DropPrimaryKey => self.primary_key.clear(),
             // It may have been this one.
             Change::DropKey => self.unique_key.clear(),
+            _ => {}
         }
-        Some(())
     }
 
     fn rename_in_keys(&mut self, from: &str, to: &str) {
@@ -437,7 +448,8 @@ mod tests {
     fn follows_statements() {
         let mut table = create("CREATE TABLE t (a int PRIMARY KEY, b text, h int INVISIBLE)");
         assert_eq!(show(&table), "a int, b text CHARACTER SET latin1, ~h int by [0]");
-        let changes = alter(&mut table, "ALTER TABLE t ADD c int FIRST, CHANGE b bb varchar(3), ADD d date AFTER A", None);
+        let changes =
+            alter(&mut table, "ALTER TABLE t ADD c int FIRST, CHANGE b bb varchar(3), ADD d date AFTER A", None);
         assert_eq!(show(&table), "c int, a int, d date, bb varchar(3) CHARACTER SET latin1, ~h int by [1]");
         assert_eq!(
             changes.unwrap(),
@@ -448,7 +460,8 @@ mod tests {
                 ColumnChange::Retype { column: 3 },
             ]
         );
-        let changes = alter(&mut table, "ALTER TABLE t DROP a, MODIFY d date FIRST, ALTER h SET VISIBLE", None).unwrap();
+        let changes =
+            alter(&mut table, "ALTER TABLE t DROP a, MODIFY d date FIRST, ALTER h SET VISIBLE", None).unwrap();
         assert_eq!(show(&table), "d date, c int, bb varchar(3) CHARACTER SET latin1, h int by [0, 1, 2, 3]");
         assert_eq!(changes, [ColumnChange::Drop { name: "a".to_owned() }, ColumnChange::Add { column: 3 }]);
         // What does not change columns is no change.
@@ -462,8 +475,12 @@ mod tests {
     #[test]
     fn a_statement_that_was_known_before_changes_nothing() {
         let mut table = create("CREATE TABLE t (a int, b int)");
-        for text in ["ALTER TABLE t ADD b int", "ALTER TABLE t DROP c", "ALTER TABLE t CHANGE z b int", "ALTER TABLE t RENAME COLUMN y TO a"]
-        {
+        for text in [
+            "ALTER TABLE t ADD b int",
+            "ALTER TABLE t DROP c",
+            "ALTER TABLE t CHANGE z b int",
+            "ALTER TABLE t RENAME COLUMN y TO a",
+        ] {
             assert_eq!(alter(&mut table, text, None), Some(vec![]), "{text}");
         }
         assert_eq!(show(&table), "a int, b int by [0, 1]");
@@ -481,13 +498,21 @@ mod tests {
         assert_eq!(show(&table), "a int(11), b bigint by [0, 1]");
         // Not understood: the catalog is all there is.
         let changes = alter(&mut table, "ALTER TABLE t ADD x xmltype", Some(&stored(&ahead))).unwrap();
-        assert_eq!(changes, [ColumnChange::Add { column: 2 }, ColumnChange::Retype { column: 1 }].map(|change| change).into_iter().rev().collect::<Vec<_>>());
+        assert_eq!(
+            changes,
+            [ColumnChange::Add { column: 2 }, ColumnChange::Retype { column: 1 }]
+                .map(|change| change)
+                .into_iter()
+                .rev()
+                .collect::<Vec<_>>()
+        );
         assert_eq!(alter(&mut table, "ALTER TABLE t ADD x xmltype", None), None);
     }
 
     #[test]
     fn unique_keys_tell_rows_apart_while_they_are_there() {
-        let mut table = create("CREATE TABLE t (a int, b int NOT NULL, c int NOT NULL, UNIQUE (a), UNIQUE (b, c), UNIQUE (c))");
+        let mut table =
+            create("CREATE TABLE t (a int, b int NOT NULL, c int NOT NULL, UNIQUE (a), UNIQUE (b, c), UNIQUE (c))");
         assert_eq!((table.row_key(), table.version().identity), (vec![2], vec![2]));
         table.see_identity(&|place| place != 2);
         assert_eq!(table.version().identity, [0, 1]);

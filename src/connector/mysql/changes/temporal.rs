@@ -148,13 +148,7 @@ impl Span {
     pub(super) fn of_packed(packed: i64) -> Span {
         let magnitude = packed.unsigned_abs();
         let (clock, micros) = ((magnitude >> 24) as u32, magnitude as u32 & 0xFF_FFFF);
-        Span {
-            negative: packed < 0,
-            hours: clock >> 12 & 0x3FF,
-            minutes: clock >> 6 & 63,
-            seconds: clock & 63,
-            micros,
-        }
+        Span { negative: packed < 0, hours: clock >> 12 & 0x3FF, minutes: clock >> 6 & 63, seconds: clock & 63, micros }
     }
 
     /// TIME of before MySQL 5.6: a decimal number of six or seven digits.

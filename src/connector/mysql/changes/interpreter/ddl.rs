@@ -41,14 +41,16 @@ impl Interpreter {
         }
         match statement {
             Statement::Create(create) => self.create(create, query, changes),
-            Statement::Alter(name, parts) => self.alter(&self.resolve(&name, query), parts.as_deref(), query, changes)?,
-            Statement::Drop(names) => names.iter().for_each(|name| self.drop_table(&self.resolve(name, query), changes)),
+            Statement::Alter(name, parts) => {
+                self.alter(&self.resolve(&name, query), parts.as_deref(), query, changes)?
+            }
+            Statement::Drop(names) => {
+                names.iter().for_each(|name| self.drop_table(&self.resolve(name, query), changes))
+            }
             Statement::DropSchema(schema) => self.drop_schema(&schema, changes),
             Statement::Rename(pairs) => {
-                let pairs: Vec<(TableName, TableName)> = pairs
-                    .iter()
-                    .map(|(from, to)| (self.resolve(from, query), self.resolve(to, query)))
-                    .collect();
+                let pairs: Vec<(TableName, TableName)> =
+                    pairs.iter().map(|(from, to)| (self.resolve(from, query), self.resolve(to, query))).collect();
                 self.rename(&pairs, changes);
             }
             Statement::Truncate(name) => self.truncate(&self.resolve(&name, query), changes)?,
@@ -125,18 +127,19 @@ impl Interpreter {
         if !self.captures(&name) || (create.if_not_exists && known.is_some()) {
             return;
         }
-        let default = self.facts.texts.get(&name.schema).cloned().unwrap_or(TextDefault {
-            charset: "utf8mb4".to_owned(),
-            collation: None,
-        });
+        let default = self
+            .facts
+            .texts
+            .get(&name.schema)
+            .cloned()
+            .unwrap_or(TextDefault { charset: "utf8mb4".to_owned(), collation: None });
         let like = match &create.body {
             Body::Like(other) => {
                 self.by_name.get(&self.resolve(other, query)).map(|index| self.tables[*index].like(name.clone()))
             }
             _ => None,
         };
-        let parsed =
-            like.or_else(|| Table::created(name.clone(), &create.body, &default, self.setting.server.mariadb));
+        let parsed = like.or_else(|| Table::created(name.clone(), &create.body, &default, self.setting.server.mariadb));
         let stored = self.catalog(&name).filter(|stored| stored.kind == "BASE TABLE");
         let table = match (parsed, stored) {
             (Some(mut table), Some(stored)) => {

@@ -111,8 +111,12 @@ fn a_table_is_created_with_its_columns_and_keys() {
         columns: columns.iter().map(|column| (*column).to_owned()).collect(),
         whole,
     };
-    let expected =
-        [key(false, &["u"], true), key(true, &["id", "primary"], false), key(false, &[], false), key(false, &["u", "e"], true)];
+    let expected = [
+        key(false, &["u"], true),
+        key(true, &["id", "primary"], false),
+        key(false, &[], false),
+        key(false, &["u", "e"], true),
+    ];
     assert_eq!(keys, expected);
     assert_eq!(text.unwrap(), TextDefault { charset: "utf8mb3".to_owned(), collation: Some("utf8mb3_bin".to_owned()) });
     let body = |text: &str| match one(text) {
@@ -128,13 +132,22 @@ fn a_table_is_created_with_its_columns_and_keys() {
 fn columns_change_in_every_spelling() {
     let cases = [
         ("ALTER TABLE t ADD a int", "+a int"),
-        ("ALTER TABLE t ADD COLUMN IF NOT EXISTS `a` int(3) zerofill NOT NULL FIRST", "+a int(3) unsigned zerofill! first"),
-        ("alter table t add (a int, b char(2), unique (b)), algorithm=inplace", "+a int; +b char(2) CHARACTER SET x; key false[\"b\"]true"),
+        (
+            "ALTER TABLE t ADD COLUMN IF NOT EXISTS `a` int(3) zerofill NOT NULL FIRST",
+            "+a int(3) unsigned zerofill! first",
+        ),
+        (
+            "alter table t add (a int, b char(2), unique (b)), algorithm=inplace",
+            "+a int; +b char(2) CHARACTER SET x; key false[\"b\"]true",
+        ),
         ("ALTER IGNORE TABLE t ADD a int DEFAULT (1 + f('first')) AFTER b, DROP c", "+a int after b; Drop(\"c\")"),
         ("ALTER TABLE t CHANGE COLUMN a `b c` text CHARSET utf8 NULL DEFAULT NULL", "a=b c text CHARACTER SET utf8"),
         ("ALTER TABLE t MODIFY a decimal(5,2) unsigned AFTER `z`", "a=a decimal(5,2) unsigned after z"),
         ("ALTER TABLE t RENAME COLUMN a TO b, RENAME INDEX i TO j", "RenameColumn(\"a\", \"b\")"),
-        ("ALTER TABLE t DROP PRIMARY KEY, ADD PRIMARY KEY (a, b), DROP INDEX i", "DropPrimaryKey; key true[\"a\", \"b\"]true; DropKey"),
+        (
+            "ALTER TABLE t DROP PRIMARY KEY, ADD PRIMARY KEY (a, b), DROP INDEX i",
+            "DropPrimaryKey; key true[\"a\", \"b\"]true; DropKey",
+        ),
         ("ALTER TABLE t ADD INDEX (a), ADD FULLTEXT KEY k (b), ADD CONSTRAINT c CHECK (a), DROP FOREIGN KEY f", ""),
         ("ALTER TABLE t ADD timestamp timestamp(3) ON UPDATE CURRENT_TIMESTAMP(3)", "+timestamp timestamp(3)"),
         ("ALTER TABLE t ALTER a SET DEFAULT 5, ALTER COLUMN b SET INVISIBLE", "Hide(\"b\")"),
@@ -151,11 +164,14 @@ fn columns_change_in_every_spelling() {
         assert_eq!(changes(text), expected, "{text}");
     }
     let text = TextDefault { charset: "utf8mb4".to_owned(), collation: Some("utf8mb4_bin".to_owned()) };
-    let Statement::Alter(_, Some(found)) = one("ALTER TABLE t CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin") else {
+    let Statement::Alter(_, Some(found)) = one("ALTER TABLE t CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+    else {
         panic!()
     };
     assert_eq!(found, [Change::Convert(text.clone())]);
-    let Statement::Alter(_, Some(found)) = one("ALTER TABLE t DEFAULT CHARACTER SET = utf8mb4, COLLATE = 'utf8mb4_bin'") else {
+    let Statement::Alter(_, Some(found)) =
+        one("ALTER TABLE t DEFAULT CHARACTER SET = utf8mb4, COLLATE = 'utf8mb4_bin'")
+    else {
         panic!()
     };
     assert_eq!(found.len(), 2);

@@ -24,6 +24,7 @@ mod table_map;
 mod tables;
 mod temporal;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -39,6 +40,8 @@ use start::Search;
 use stream::EventStream;
 use tables::Table;
 
+#[cfg(test)]
+pub(super) use definition::same_type;
 pub(super) use interpreter::Undone;
 pub(super) use server::log_end;
 
@@ -141,9 +144,9 @@ impl MySqlChanges {
         server.check().map_err(doing)?;
         let names: Vec<TableName> = capture.tables.iter().map(|table| table.name.clone()).collect();
         let stored = server::describe(&mut client, &names).await.map_err(doing)?;
-        let by_name: std::collections::HashMap<&TableName, _> =
-            stored.iter().map(|stored| (&stored.schema.name, stored)).collect();
-        let tables = capture.tables.iter().map(|table| Table::new(table, by_name.get(&table.name).copied())).collect();
+        let by_name: HashMap<&TableName, _> = stored.iter().map(|stored| (&stored.schema.name, stored)).collect();
+        let selected = capture.tables.iter().filter(|table| (capture.selects)(&table.name));
+        let tables = selected.map(|table| Table::new(table, by_name.get(&table.name).copied())).collect();
         let mut id = replica_id(&capture.task, "changes");
         if id == server.id {
             id ^= 1;

@@ -1,6 +1,7 @@
 //! The connector against a real MariaDB.
 
 mod apply;
+mod changes;
 mod sessions;
 
 use super::*;
@@ -21,7 +22,10 @@ struct Pair {
 
 impl Pair {
     fn new() -> Pair {
-        let server = mysql_server();
+        Pair::of(mysql_server())
+    }
+
+    fn of(server: &'static MySqlServer) -> Pair {
         let (from, to) = (server.new_database(), server.new_database());
         server.client(&format!("CREATE DATABASE {from} CHARACTER SET utf8mb4"));
         Pair {

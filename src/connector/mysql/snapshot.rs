@@ -27,7 +27,12 @@ pub(super) async fn open(connection: &Connection, settings: &Settings, readers: 
     if readers > 1 {
         clients = match share_under_lock(connection, settings, clients, "FLUSH TABLES WITH READ LOCK").await? {
             Ok((shared, _)) => shared,
-            Err((others, _)) => share_between_commits(others).await?.0,
+            Err((mut others, _)) => {
+                if share_between_commits(&mut others).await?.is_none() {
+                    leave_one(&mut others);
+                }
+                others
+            }
         };
     } else {
         begin_all(&mut clients).await?;
@@ -44,13 +49,12 @@ pub(super) async fn open_in_log(
 ) -> Result<(MySqlSnapshot, Position)> {
     let (connection, settings) = (source.connection(), source.settings());
     let clients = sessions(connection, settings, readers.max(1)).await?;
-    let (clients, refused) =
+    let (mut clients, refused) =
         match share_under_lock(connection, settings, clients, "FLUSH TABLES WITH READ LOCK").await? {
             Ok((clients, position)) => return Ok((of_clients(connection, settings, clients), position)),
             Err(refused) => refused,
         };
-    let (clients, position) = share_between_commits(clients).await?;
-    if let Some(position) = position {
+    if let Some(position) = share_between_commits(&mut clients).await? {
         return Ok((of_clients(connection, settings, clients), position));
     }
     // Whoever has changed one of these tables has committed before they are locked, and nobody changes them after.
@@ -140,28 +144,34 @@ async fn share_under_lock(
     Ok(Ok((clients, position?)))
 }
 
-/// MariaDB tells at which position of its binary log a snapshot stands: those at the same position see the same rows.
-/// Without that there is one reader, and no position.
-async fn share_between_commits(mut clients: Vec<Client>) -> Result<(Vec<Client>, Option<Position>)> {
-    for _ in 0..ATTEMPTS {
-        begin_all(&mut clients).await?;
+/// MariaDB tells at which position of its binary log a snapshot stands: those at the same position see the same rows. Where
+/// it is never the same, there is one reader. `None`: the server tells no position, and who sees what is not known.
+async fn share_between_commits(clients: &mut Vec<Client>) -> Result<Option<Position>> {
+    let mut attempts = 0;
+    loop {
+        begin_all(clients).await?;
         let mut positions = Vec::new();
-        for client in &mut clients {
-            positions.push(client.rows("SHOW STATUS LIKE 'binlog\\_snapshot\\_%'").await?);
+        for client in clients.iter_mut() {
+            let status = client.rows("SHOW STATUS LIKE 'binlog\\_snapshot\\_%'").await?;
+            let Some(position) = snapshot_position(&status) else { return Ok(None) };
+            positions.push(position);
         }
-        let Some(position) = snapshot_position(&positions[0]) else { break };
-        if positions.iter().all(|position| *position == positions[0]) {
-            return Ok((clients, Some(position)));
+        if let Some(position) = positions.pop().filter(|last| positions.iter().all(|position| position == last)) {
+            return Ok(Some(position));
+        }
+        attempts += 1;
+        if attempts >= ATTEMPTS {
+            leave_one(clients);
         }
     }
+}
+
+fn leave_one(clients: &mut Vec<Client>) {
     tracing::warn!(
         "the source cannot show one moment to several connections: tables are read one after the other \
          (grant RELOAD to the user of the endpoint to read several at once)"
     );
     clients.truncate(1);
-    begin_all(&mut clients).await?;
-    let position = snapshot_position(&clients[0].rows("SHOW STATUS LIKE 'binlog\\_snapshot\\_%'").await?);
-    Ok((clients, position))
 }
 
 fn snapshot_position(status: &[Vec<Option<String>>]) -> Option<Position> {

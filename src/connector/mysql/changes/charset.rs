@@ -14,7 +14,7 @@ pub(super) enum Charset {
     /// As it is.
     Utf8,
     Ascii,
-    /// UCS-2 is UTF-16 without pairs.
+    Ucs2,
     Utf16 {
         little_endian: bool,
     },
@@ -28,7 +28,8 @@ impl Charset {
         match name {
             "utf8" | "utf8mb3" | "utf8mb4" | "binary" | "" => Some(Charset::Utf8),
             "ascii" => Some(Charset::Ascii),
-            "ucs2" | "utf16" => Some(Charset::Utf16 { little_endian: false }),
+            "ucs2" => Some(Charset::Ucs2),
+            "utf16" => Some(Charset::Utf16 { little_endian: false }),
             "utf16le" => Some(Charset::Utf16 { little_endian: true }),
             "utf32" => Some(Charset::Utf32),
             _ => None,
@@ -41,6 +42,13 @@ impl Charset {
         match self {
             Charset::Utf8 => out.extend_from_slice(text),
             Charset::Ascii => out.extend(text.iter().map(|byte| if byte.is_ascii() { *byte } else { b'?' })),
+            Charset::Ucs2 => {
+                let (units, rest) = text.as_chunks::<2>();
+                units.iter().for_each(|unit| write_unit(u16::from_be_bytes(*unit), out));
+                if !rest.is_empty() {
+                    write_char(None, out);
+                }
+            }
             Charset::Utf16 { little_endian } => {
                 let unit = |unit: &[u8; 2]| match little_endian {
                     true => u16::from_le_bytes(*unit),
@@ -57,7 +65,11 @@ impl Charset {
             Charset::Utf32 => {
                 let (characters, rest) = text.as_chunks::<4>();
                 for character in characters {
-                    write_char(char::from_u32(u32::from_be_bytes(*character)), out);
+                    let number = u32::from_be_bytes(*character);
+                    match u16::try_from(number) {
+                        Ok(unit) => write_unit(unit, out),
+                        Err(_) => write_char(char::from_u32(number), out),
+                    }
                 }
                 if !rest.is_empty() {
                     write_char(None, out);
@@ -70,6 +82,16 @@ impl Charset {
 
 fn write_char(character: Option<char>, out: &mut Vec<u8>) {
     out.extend_from_slice(character.unwrap_or('?').encode_utf8(&mut [0; 4]).as_bytes());
+}
+
+/// Halves of a pair are characters of their own in UCS-2 and UTF-32: the server sends them so, though UTF-8 has no such.
+fn write_unit(unit: u16, out: &mut Vec<u8>) {
+    match char::from_u32(unit.into()) {
+        Some(character) => write_char(Some(character), out),
+        None => {
+            out.extend_from_slice(&[0xE0 | (unit >> 12) as u8, 0x80 | (unit >> 6 & 63) as u8, 0x80 | (unit & 63) as u8])
+        }
+    }
 }
 
 /// A character as UTF-8, filled up with zeros; all zeros: there is none.
@@ -192,6 +214,9 @@ mod tests {
         assert_eq!(utf8("utf16", &[0xD8, 0x3D, 0xDE, 0x00, 0, b'x', 0xD8, 0x00]), "😀x?");
         assert_eq!(utf8("utf16le", &[0x3D, 0xD8, 0x00, 0xDE, b'x', 0, 1]), "😀x?");
         assert_eq!(utf8("ucs2", &[0x20, 0xAC]), "€");
+        let mut half = Vec::new();
+        Charset::Ucs2.write(&[0xD8, 0x3D], &mut half);
+        assert_eq!(half, [0xED, 0xA0, 0xBD]);
         assert_eq!(utf8("utf32", &[0, 1, 0xF6, 0, 0, 0, 0, b'x', 0, 0x11, 0, 0, 9]), "😀x??");
         assert_eq!(utf8("ascii", b"x\xE4"), "x?");
         assert!(Charset::known("latin1").is_none());

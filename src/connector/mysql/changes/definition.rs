@@ -211,7 +211,7 @@ pub(super) fn column(name: &str, native: String, nullable: bool, generated: bool
 
 /// Whether two native types hold the same values: what different versions write differently does not count, nor does a
 /// collation.
-pub(super) fn same_type(one: &str, other: &str) -> bool {
+pub(in crate::connector::mysql) fn same_type(one: &str, other: &str) -> bool {
     fn plain(native: &str) -> String {
         let lower = native.to_ascii_lowercase();
         let lower = lower.split(" collate ").next().unwrap_or_default();

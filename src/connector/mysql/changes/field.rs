@@ -182,12 +182,11 @@ impl Field {
             }
             Form::Float => {
                 let value = f32::from_le_bytes(*bytes.first_chunk()?);
-                self.either(batch, Value::Real(shortest(value) + 0.0), |out| write_double(value.into(), out))
+                self.either(batch, Value::Real(shortest(value)), |out| write_double(value.into(), out))
             }
             Form::Double => {
                 let value = f64::from_le_bytes(*bytes.first_chunk()?);
-                // Zero has no sign in the text of the server.
-                self.either(batch, Value::Real(value + 0.0), |out| write_double(value, out))
+                self.either(batch, Value::Real(value), |out| write_double(value, out))
             }
             Form::Decimal { decimal, fill } if self.text => {
                 batch.push_string_with(|out| decimal.write(bytes, *fill, out).ok_or(())).ok()

@@ -291,11 +291,7 @@ impl Interpreter {
                     self.abandon(u64::MAX, changes)?;
                 }
             }
-            kind::ROTATE | kind::HEARTBEAT | kind::HEARTBEAT_V2 => {
-                if !self.in_transaction() {
-                    changes.resume = Some(place.after());
-                }
-            }
+            kind::ROTATE | kind::HEARTBEAT | kind::HEARTBEAT_V2 => {}
             kind::INCIDENT => {
                 let message = event::parse_incident(event.body);
                 return Err(Error::fatal(format!("the log of the source is not complete: {message}")));
@@ -306,6 +302,9 @@ impl Interpreter {
             kind if kind::IGNORED.contains(&kind) || kind == kind::MARIADB_GTID_LIST || event.header.is_ignorable() => {
             }
             other => return Err(Error::fatal(format!("the log has an event of an unknown type ({other})"))),
+        }
+        if !self.in_transaction() {
+            changes.resume = Some(place.after());
         }
         Ok(Outcome::Taken)
     }
@@ -555,3 +554,6 @@ impl Interpreter {
         number
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,9 +21,9 @@ const PLAIN_MAX: i32 = 15;
 /// Appends a double as MySQL prints it: the fewest digits that tell it from its neighbours, with an exponent where it is
 /// very small or large.
 pub(super) fn write_double(value: f64, out: &mut Vec<u8>) {
-    // The server prints no sign of a zero, and has no infinity.
+    // MySQL has zeros of both signs, and no infinity.
     if value == 0.0 || !value.is_finite() {
-        out.push(b'0');
+        out.extend_from_slice(if value == 0.0 && value.is_sign_negative() { b"-0" } else { b"0" });
         return;
     }
     let mut buffer = ryu::Buffer::new();
@@ -188,7 +188,7 @@ mod tests {
     fn prints_doubles_as_the_server_does() {
         let cases = [
             (0.0, "0"),
-            (-0.0, "0"),
+            (-0.0, "-0"),
             (1.0, "1"),
             (-10.0, "-10"),
             (0.1, "0.1"),

@@ -656,6 +656,7 @@ impl<'a> Parser<'a> {
     fn data_type(&mut self, definition: &mut Definition) -> Option<()> {
         let Some(Token::Word(first)) = self.next() else { return None };
         definition.words.push(first.to_ascii_lowercase());
+        definition.unique = first.eq_ignore_ascii_case("SERIAL");
         // Types of several words.
         let first = first.to_ascii_uppercase();
         let more: &[&str] = match first.as_str() {

@@ -145,7 +145,10 @@ impl EventStream {
         if header.kind == kind::ROTATE {
             let (offset, file) = parse_rotate(self.body()).ok_or_else(|| malformed("rotate"))?;
             let file = file.to_owned();
-            self.file = file;
+            if file != self.file {
+                self.wanted = 0;
+                self.file = file;
+            }
             self.offset = offset;
             if let Some(current) = &mut self.current {
                 current.end = offset;

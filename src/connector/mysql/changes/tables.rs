@@ -160,7 +160,7 @@ impl Table {
         }
     }
 
-    /// Takes the catalog's words for the table where it shows the same one.
+    /// Takes the catalog's words for the columns where it shows the same ones. Keys may be others by now.
     pub(super) fn refine(&mut self, stored: &Stored) {
         let same = self.columns.len() == stored.columns.len()
             && self.columns.iter().zip(&stored.columns).all(|(one, other)| {
@@ -169,7 +169,9 @@ impl Table {
                     && same_type(&one.column.native, &other.column.native)
             });
         if same {
-            self.become_stored(stored);
+            self.columns.clone_from(&stored.columns);
+            self.hash_keys = stored.hash_keys;
+            self.touch();
         }
     }
 
@@ -178,7 +180,7 @@ impl Table {
         self.columns.clone_from(&stored.columns);
         self.hash_keys = stored.hash_keys;
         self.text = TextDefault::of_collation(&stored.collation);
-        self.primary_key = names(schema, &schema.primary_key);
+        self.set_primary_key(names(schema, &schema.primary_key));
         self.unique_key = names(schema, &schema.unique_key);
         self.touch();
     }
@@ -211,6 +213,7 @@ impl Table {
         match (understood, catalog) {
             (Some(()), _) => {
                 self.columns = after.iter().map(|column| column.now.clone()).collect();
+                changes.into_iter().flatten().for_each(|change| self.change_key(change));
                 self.touch();
                 if let Some(stored) = catalog {
                     self.refine(stored);
@@ -278,12 +281,20 @@ impl Table {
             }
             Change::TextDefault(text) => self.text = text.clone(),
             Change::RenameTo(_) | Change::RowsGo => {}
+            Change::AddKey(_) | Change::DropPrimaryKey | Change::DropKey => {}
+        }
+        Some(())
+    }
+
+    /// Keys are of the columns as they are after the statement.
+    fn change_key(&mut self, change: &Change) {
+        match change {
             Change::AddKey(key) => self.add_key(key),
             Change::DropPrimaryKey => self.primary_key.clear(),
             // It may have been this one.
             Change::DropKey => self.unique_key.clear(),
+            _ => {}
         }
-        Some(())
     }
 
     fn rename_in_keys(&mut self, from: &str, to: &str) {

@@ -534,7 +534,10 @@ impl Interpreter {
     fn captures(&self, name: &TableName) -> bool {
         const OWN: [&str; 4] = ["mysql", "sys", "information_schema", "performance_schema"];
         let is_own = OWN.iter().any(|own| name.schema.eq_ignore_ascii_case(own));
-        !is_own && !self.later.contains_key(name) && (self.setting.capture.selects)(name)
+        // DMS's own tables are not moved; one of them tells what came from this task's target.
+        let is_dms = name.table.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("awsdms_"))
+            && name.table != "awsdms_loopback_prevention";
+        !is_own && !is_dms && !self.later.contains_key(name) && (self.setting.capture.selects)(name)
     }
 
     /// Tells what a table looks like, unless that is known; gives its number.

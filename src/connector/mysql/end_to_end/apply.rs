@@ -109,7 +109,9 @@ impl Pair {
     }
 
     async fn begun(&self, format: Format) -> Box<dyn Applier> {
-        let mut applier = self.target().applier(&self.to, format, 3).await.unwrap();
+        // Of an owner there is one at a time; these are to be there at once.
+        let owner = format!("{} {}", self.to, uuid::Uuid::new_v4());
+        let mut applier = self.target().applier(&owner, format, 3).await.unwrap();
         applier.begin().await.unwrap();
         applier
     }

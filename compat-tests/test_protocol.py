@@ -25,6 +25,7 @@ BUILT = """
     DescribeEndpointSettings TestConnection DescribeConnections DeleteConnection RefreshSchemas
     DescribeRefreshSchemasStatus DescribeSchemas CreateReplicationTask DescribeReplicationTasks ModifyReplicationTask
     DeleteReplicationTask StartReplicationTask StopReplicationTask DescribeTableStatistics ReloadTables
+    DescribeEvents DescribeEventCategories
     AddTagsToResource RemoveTagsFromResource ListTagsForResource DescribeAccountAttributes
 """.split()
 

@@ -68,6 +68,15 @@ class Following:
             pytest.fail(f"counts of {table} are {self.counts(table)}, not {wanted}; {task['Status']}, {task.get('StopReason')}")
 
 
+def control_rows(side, table):
+    """A control table where it is kept when the settings do not name a schema."""
+    return side.rows(table, "public" if side.is_postgres else "awsdms_control")
+
+
+def resource_id(task):
+    return task.arn.rsplit(":", 1)[1]
+
+
 @pytest.fixture
 def following(pair, dms):
     follows = Following(pair)

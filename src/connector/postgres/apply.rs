@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::copy::{encode_unescaped, encode_values};
 use super::target::TargetColumn;
+use super::type_map::NativeType;
 use super::wire::{Client, Loaded};
 use super::{Endpoint, alter, sql};
 use crate::connector::{Applier, ChangeSet, Conflict, Key, RowChange, TableChange};
@@ -95,9 +96,7 @@ impl PostgresApplier {
         let types = &self.types[&table.name];
         let column = |(index, column): (usize, &crate::data::Column)| match types.get(&column.name) {
             Some(found) if found.generated => None,
-            Some(found) => {
-                Some(Ok(ColumnOf { index, name: sql::identifier(&column.name), native: found.native.clone() }))
-            }
+            Some(found) => Some(Ok(ColumnOf { index, name: sql::identifier(&column.name), cast: cast(&found.stored) })),
             None => {
                 let what = format!("column {} of table {} does not exist on the target", column.name, table.name);
                 Some(Err(Error::table(what)))
@@ -187,7 +186,7 @@ impl PostgresApplier {
         for (index, column) in columns.iter().enumerate() {
             let comma = if index == 0 { "" } else { ", " };
             // Writing into a String cannot fail.
-            let _ = write!(statement, "{comma}{} = v.c{}::{}", column.name, index + key.len(), column.native);
+            let _ = write!(statement, "{comma}{} = v.c{}::{}", column.name, index + key.len(), column.cast);
         }
         let _ = write!(statement, " FROM {} WHERE {}", arrays(key.len() + columns.len()), found_by(key));
         let mut parameters: Vec<Vec<u8>> =
@@ -229,7 +228,7 @@ impl PostgresApplier {
                         "{}::text IS NOT DISTINCT FROM (($1::text[])[{}])::{}::text",
                         column.name,
                         index + 1,
-                        column.native
+                        column.cast
                     )
                 })
                 .collect();
@@ -242,7 +241,7 @@ impl PostgresApplier {
                         .iter()
                         .enumerate()
                         .map(|(index, column)| {
-                            format!("{} = (($2::text[])[{}])::{}", column.name, index + 1, column.native)
+                            format!("{} = (($2::text[])[{}])::{}", column.name, index + 1, column.cast)
                         })
                         .collect();
                     format!("UPDATE {table} SET {} WHERE {place}", set.join(", "))
@@ -377,7 +376,23 @@ struct ColumnOf {
     index: usize,
     /// Quoted.
     name: String,
-    native: String,
+    /// The type that its values are read as.
+    cast: String,
+}
+
+/// The type to read values of a column as. A cast to a type of a limited length cuts what is longer, without a word; an
+/// assignment refuses it, and a key that is too long is none of the table's.
+fn cast(native: &str) -> String {
+    let parsed = NativeType::parse(native);
+    let unlimited = match parsed.name.as_str() {
+        "character varying" => "character varying",
+        "character" => "bpchar",
+        "bit varying" => "bit varying",
+        // Without the quotation marks it would have one bit.
+        "bit" => "\"bit\"",
+        _ => return native.to_owned(),
+    };
+    format!("{unlimited}{}", if parsed.array { "[]" } else { "" })
 }
 
 /// Rows of an UPDATE by the columns that are set: those that the log has. The key is set only where it may have changed.
@@ -423,7 +438,7 @@ fn names(columns: &[ColumnOf]) -> String {
 }
 
 fn casts(columns: &[ColumnOf], from: &str) -> String {
-    let cast = |(index, column): (usize, &ColumnOf)| format!("{from}.c{index}::{}", column.native);
+    let cast = |(index, column): (usize, &ColumnOf)| format!("{from}.c{index}::{}", column.cast);
     columns.iter().enumerate().map(cast).collect::<Vec<_>>().join(", ")
 }
 
@@ -436,7 +451,7 @@ fn arrays(count: usize) -> String {
 }
 
 fn found_by(key: &[&ColumnOf]) -> String {
-    let equal = |(index, column): (usize, &&ColumnOf)| format!("t.{} = v.c{index}::{}", column.name, column.native);
+    let equal = |(index, column): (usize, &&ColumnOf)| format!("t.{} = v.c{index}::{}", column.name, column.cast);
     key.iter().enumerate().map(equal).collect::<Vec<_>>().join(" AND ")
 }
 
@@ -471,6 +486,22 @@ fn array<'a>(values: impl Iterator<Item = Value<'a>>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reads_values_as_types_that_cut_nothing() {
+        for (native, expected) in [
+            ("character varying(5)", "character varying"),
+            ("character varying(5)[]", "character varying[]"),
+            ("character(5)", "bpchar"),
+            ("bit(3)", "\"bit\""),
+            ("bit varying(3)", "bit varying"),
+            ("numeric(10,2)", "numeric(10,2)"),
+            ("timestamp(3) without time zone", "timestamp(3) without time zone"),
+            ("s.\"bit\"", "s.\"bit\""),
+        ] {
+            assert_eq!(cast(native), expected);
+        }
+    }
 
     #[test]
     fn writes_arrays_that_the_server_reads() {

@@ -278,6 +278,8 @@ async fn add_primary_key(client: &mut Client, table: &TableSchema) -> Result<()>
 /// A column that a target's table has.
 pub(super) struct TargetColumn {
     pub(super) native: String,
+    /// The type behind a domain.
+    pub(super) stored: String,
     pub(super) generated: bool,
 }
 
@@ -285,8 +287,10 @@ impl TargetColumn {
     pub(super) async fn read(catalog: &mut Client, table: &TableName) -> Result<HashMap<String, TargetColumn>> {
         let generated = if catalog.version() >= 120_000 { "a.attgenerated <> ''" } else { "false" };
         let sql = format!(
-            "SELECT a.attname, format_type(a.atttypid, a.atttypmod), {generated} FROM pg_attribute a \
-             JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+            "SELECT a.attname, format_type(a.atttypid, a.atttypmod), CASE WHEN t.typtype = 'd' THEN \
+             format_type(t.typbasetype, t.typtypmod) ELSE format_type(a.atttypid, a.atttypmod) END, {generated} \
+             FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+             JOIN pg_type t ON t.oid = a.atttypid \
              WHERE n.nspname = {} AND c.relname = {} AND a.attnum > 0 AND NOT a.attisdropped",
             sql::literal(&table.schema),
             sql::literal(&table.table)
@@ -294,7 +298,8 @@ impl TargetColumn {
         let column = |row: Vec<Option<String>>| {
             let mut values = row.into_iter().map(Option::unwrap_or_default);
             let name = values.next()?;
-            Some((name, TargetColumn { native: values.next()?, generated: values.next()? == "t" }))
+            let (native, stored) = (values.next()?, values.next()?);
+            Some((name, TargetColumn { native, stored, generated: values.next()? == "t" }))
         };
         Ok(catalog.query(&sql).await?.into_iter().filter_map(column).collect())
     }

@@ -20,10 +20,27 @@ class Following:
 
     def start(self, settings=None, mappings=None, **parameters):
         """Makes a task and starts it; returns when it runs."""
-        self.task = self.pair.task(mappings, settings, **(LOAD_AND_FOLLOW | parameters))
-        self.task.start()
+        self.begin(settings, mappings, **parameters)
         self.task.wait("running")
         return self.task
+
+    def begin(self, settings=None, mappings=None, **parameters):
+        """Makes a task and starts it, whatever comes of that."""
+        self.task = self.pair.task(mappings, settings, **(LOAD_AND_FOLLOW | parameters))
+        self.task.start()
+
+    def failure(self, settings=None, mappings=None, **parameters):
+        """Makes a task that must fail, and gives what it says of that."""
+        self.begin(settings, mappings, **parameters)
+        return self.task.wait("failed")["LastFailureMessage"]
+
+    def stop(self):
+        self.task.stop()
+        return self.task.wait("stopped")
+
+    def resume(self):
+        self.task.start("resume-processing")
+        self.task.wait("running")
 
     def counts(self, table):
         """Inserts, updates, deletes and statements that define the table: captured, and applied."""
@@ -78,11 +95,23 @@ def resource_id(task):
 
 
 @pytest.fixture
-def following(pair, dms):
-    follows = Following(pair)
-    yield follows
-    if follows.task is not None:
-        clean_up(dms, follows.task)
+def following(make_following):
+    return make_following()
+
+
+@pytest.fixture
+def make_following(pair, dms):
+    """Makes several tasks of one pair."""
+    made = []
+
+    def make():
+        made.append(Following(pair))
+        return made[-1]
+
+    yield make
+    for follows in made:
+        if follows.task is not None:
+            clean_up(dms, follows.task)
 
 
 def clean_up(dms, task):

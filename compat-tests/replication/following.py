@@ -1,5 +1,7 @@
 """Tasks that follow a source: what they are made and waited for with."""
 
+import contextlib
+
 import pytest
 
 from conftest import wait_until
@@ -95,23 +97,29 @@ def resource_id(task):
 
 
 @pytest.fixture
-def following(make_following):
-    return make_following()
+def following(pair, dms):
+    with contextlib.closing(following_of(pair, dms)) as makes:
+        yield next(makes)
 
 
 @pytest.fixture
 def make_following(pair, dms):
-    """Makes several tasks of one pair."""
+    """Makes several tasks of one pair: `make_following()`."""
+    with contextlib.closing(following_of(pair, dms)) as makes:
+        yield lambda: next(makes)
+
+
+def following_of(pair, dms):
+    """One after the other, whose tasks end with the test."""
     made = []
-
-    def make():
-        made.append(Following(pair))
-        return made[-1]
-
-    yield make
-    for follows in made:
-        if follows.task is not None:
-            clean_up(dms, follows.task)
+    try:
+        while True:
+            made.append(Following(pair))
+            yield made[-1]
+    finally:
+        for follows in made:
+            if follows.task is not None:
+                clean_up(dms, follows.task)
 
 
 def clean_up(dms, task):

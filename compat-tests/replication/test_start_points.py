@@ -5,7 +5,7 @@ import datetime
 
 import pytest
 from conftest import wait_until
-from following import FOLLOW, following, is_gone, make_following  # noqa: F401
+from following import FOLLOW, is_gone, make_following  # noqa: F401
 from pairs import FROM_MARIADB, FROM_POSTGRES, pair  # noqa: F401
 
 from_mariadb = pytest.mark.parametrize("pair", [FROM_MARIADB], indirect=True)

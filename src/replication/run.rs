@@ -149,13 +149,14 @@ impl Run {
         started().await;
         let mut first = fresh;
         loop {
-            if self.migration.loads() && self.waiting(&plans) > 0 {
+            // Without a load there are only those that came into being after the task, in what the log may lack of them.
+            if self.waiting(&plans) > 0 {
                 let moment = match beginning.take() {
                     Some(moment) => moment,
                     None => self.moment(self.workers(self.waiting(&plans))).await?,
                 };
                 self.load(plans.clone(), moment, Until::Loaded, &mut orders.reloads).await?;
-                if settings.stop_task_cached_changes_not_applied && self.stops_after_load {
+                if settings.stop_task_cached_changes_not_applied && self.stops_after_load && self.migration.loads() {
                     return Ok(StopReason::AfterFullLoad);
                 }
             }
@@ -291,7 +292,9 @@ impl Run {
         let mut start = Start::default();
         let mut capture = self.capture(Vec::new());
         for table in self.progress.all() {
-            if table.state == TableState::DoesNotExist {
+            // The second is a table that came into being beyond the place: it was read of, and nothing is applied yet.
+            let is_ahead = table.state == TableState::BeforeLoad && table.in_log.schema.is_none();
+            if table.state == TableState::DoesNotExist || is_ahead {
                 continue;
             }
             let known = Known {

@@ -55,8 +55,8 @@ def test_the_log_tells_of_a_load_from_its_start_to_its_end(server, pair):
     task.finish()
     after = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
     lines = entries(server, task)
-    identifier = task.describe()["ReplicationTaskIdentifier"]
-    assert lines[0] == ("TASK_MANAGER", "I", f"Task '{identifier}' starts, full load only")
+    resource = task.describe()["ReplicationTaskArn"].rpartition(":")[2]
+    assert lines[0] == ("TASK_MANAGER", "I", f"Task '{resource}' starts, full load only")
     assert lines[-1] == ("TASK_MANAGER", "I", "Task stopped, FULL_LOAD_ONLY_FINISHED")
     for table, rows in [("orders", 7), ("customers", 3)]:
         name = f"{pair.schema}.{table}"

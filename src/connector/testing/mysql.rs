@@ -163,6 +163,10 @@ fn serve(folder: &Path, port: u16, user: &str, options: &[&str], log: &File) -> 
         trap 'rm -rf "$FOLDER"' EXIT
         set -e
         cd "$FOLDER"
+        # Each server that starts deletes the temporary tables of all that share its folder for them.
+        export TMPDIR="$FOLDER/tmp"
+        mkdir "$TMPDIR"
+        [ "$(id -u)" != 0 ] || chown "$DB_USER" . "$TMPDIR"
         openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=test-ca
         openssl req -newkey rsa:2048 -nodes -keyout key.pem -out request.pem -subj /CN=localhost
         printf 'subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n' > extensions

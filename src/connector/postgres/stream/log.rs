@@ -309,8 +309,15 @@ impl Log {
             Alteration::RenameColumn { from, to } => vec![Edit::Rename { from: from.clone(), to: to.clone() }],
             _ => Vec::new(),
         };
-        // Of keys pgoutput tells itself, and exactly.
-        let catalog = catalog.filter(|_| !edits.is_empty() || self.plugin == Plugin::TestDecoding);
+        // Whether rows can be told apart decides how a table is published, and what is not published cannot tell it.
+        let is_told_apart = |catalog: &Described| !identity(&catalog.schema, catalog).is_empty();
+        let was_told_apart = !self.tables.version(at).identity.is_empty();
+        let other = catalog.is_some_and(|catalog| is_told_apart(catalog) != was_told_apart);
+        // Otherwise pgoutput tells of keys itself, and exactly.
+        let catalog = catalog.filter(|_| !edits.is_empty() || other || self.plugin == Plugin::TestDecoding);
+        if other {
+            self.tables.tell(at, &mut changes.entries);
+        }
         self.tables.alter(at, edits, catalog, &mut changes.entries);
     }
 }

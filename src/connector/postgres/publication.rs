@@ -246,6 +246,16 @@ pub async fn publish(
     client.query(&statements.join("; ")).await.map(drop)
 }
 
+/// Tables of which only inserts are published, and whose rows can be told apart by now.
+pub async fn outgrown(client: &mut Client, task: &str, names: &[TableName]) -> Result<HashSet<TableName>> {
+    let inserts: Vec<Publication> =
+        publications(task, client.version()).into_iter().filter(|all| !all.identified).collect();
+    let members: HashSet<TableName> = published(client, &inserts).await?.into_values().flatten().collect();
+    let names: Vec<TableName> = names.iter().filter(|name| members.contains(name)).cloned().collect();
+    let candidates = candidates(client, &names).await?;
+    Ok(candidates.into_iter().filter(|table| table.identified).map(|table| table.name).collect())
+}
+
 /// The tables of those publications that exist.
 async fn published(client: &mut Client, all: &[Publication]) -> Result<HashMap<String, HashSet<TableName>>> {
     let names: Vec<String> = all.iter().map(|publication| sql::literal(&publication.name)).collect();

@@ -16,6 +16,7 @@ mod tables;
 mod test_decoding;
 mod value;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -94,12 +95,18 @@ impl PostgresChanges {
         };
         let endpoint = source.endpoint();
         let slot = Slot::of(endpoint, &capture.task);
-        let (found, plugin) = slot.claim(&mut endpoint.connect().await?).await?;
+        let mut session = endpoint.connect().await?;
+        let (found, plugin) = slot.claim(&mut session).await?;
         found.check_place(from)?;
         let mut catalog = Catalog::open(endpoint).await?;
         let names: Vec<TableName> = capture.tables.iter().map(|table| table.name.clone()).collect();
         let described = catalog.tables(&names).await?;
-        let log = Log::new(source, capture, plugin, &mut catalog, &described, lsn).await?;
+        let outgrown = match plugin {
+            Plugin::PgOutput => publication::outgrown(&mut session, &capture.task, &names).await?,
+            Plugin::TestDecoding => HashSet::new(),
+        };
+        drop(session);
+        let log = Log::new(source, capture, plugin, &mut catalog, &described, &outgrown, lsn).await?;
         let mut client = slot::connect(endpoint).await?;
         let mut status_interval = STATUS_INTERVAL;
         if client.version() >= REPLICATION_SQL_SINCE {

@@ -1,7 +1,7 @@
 //! What the reader knows of the place in the log where it is, whatever the plugin: the transaction, the captured tables,
 //! and what statements do to them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::super::Settings;
 use super::super::catalog::{Catalog, Described, Types};
@@ -72,6 +72,7 @@ impl Log {
         plugin: Plugin,
         catalog: &mut Catalog,
         described: &HashMap<TableName, Described>,
+        outgrown: &HashSet<TableName>,
         read: u64,
     ) -> Result<Log> {
         let settings = &source.endpoint().settings;
@@ -80,7 +81,7 @@ impl Log {
             source: source.clone(),
             capture: capture.clone(),
             plugin,
-            tables: Tables::new(capture, described),
+            tables: Tables::new(capture, described, outgrown),
             families: Families::new(catalog.relations().await?),
             scripts: Scripts::default(),
             audit: settings.capture_ddls.then_some(audit),

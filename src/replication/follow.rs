@@ -225,11 +225,10 @@ async fn read(run: &Run, mut reader: Box<dyn ChangeReader>, spool: &Spool) -> Re
     loop {
         let mut piece = Changes::default();
         confirm(reader.as_mut(), &mut saved).await?;
-        if spool.is_empty() {
-            run.metrics.caught_up();
-        }
-        reader.next(&mut piece).await?;
+        next(run, reader.as_mut(), &mut piece).await?;
         let ((rows, time), bytes) = (seen.count(run, &piece), piece.bytes() as u64);
+        // Before it can be applied.
+        run.metrics.read(rows, bytes, time);
         let pushing = spool.push(piece);
         tokio::pin!(pushing);
         let mut told = None;
@@ -244,7 +243,22 @@ async fn read(run: &Run, mut reader: Box<dyn ChangeReader>, spool: &Spool) -> Re
             task_log!(run.rules.log, Sorter, Info, "Reading from source is resumed");
             let _ = run.reports.send(Report::ReadingResumed).await;
         }
-        run.metrics.read(rows, bytes, time, spool.usage());
+        run.metrics.waiting(spool.usage());
+    }
+}
+
+/// A source that sends nothing for so long has nothing new.
+const SILENCE: Duration = Duration::from_millis(200);
+
+async fn next(run: &Run, reader: &mut dyn ChangeReader, piece: &mut Changes) -> Result<()> {
+    let next = reader.next(piece);
+    tokio::pin!(next);
+    match tokio::time::timeout(SILENCE, &mut next).await {
+        Ok(read) => read,
+        Err(_) => {
+            run.metrics.caught_up();
+            next.await
+        }
     }
 }
 

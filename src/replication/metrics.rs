@@ -49,17 +49,20 @@ impl Metrics {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Rows were read up to a transaction that committed then, if one is complete.
-    pub fn read(&self, rows: u64, bytes: u64, time: Option<i64>, waiting: Usage) {
+    /// Rows were read up to a transaction that committed then, if one is complete. To be told before they are applied.
+    pub fn read(&self, rows: u64, bytes: u64, time: Option<i64>) {
         let mut state = self.state();
         state.rows_source += rows;
         state.bytes_source += bytes;
-        state.waiting = waiting;
-        state.caught_up = false;
+        state.caught_up &= rows == 0;
         if let Some(time) = time {
             state.newest_read = time;
             state.oldest_waiting.get_or_insert(time);
         }
+    }
+
+    pub fn waiting(&self, waiting: Usage) {
+        self.state().waiting = waiting;
     }
 
     pub fn caught_up(&self) {
@@ -115,8 +118,8 @@ mod tests {
         let metrics = Metrics::default();
         assert_eq!(metrics.reading(), Reading::default());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as i64;
-        metrics.read(5, 50, Some(now - 4_000_000), Usage::default());
-        metrics.read(3, 30, Some(now - 2_000_000), Usage::default());
+        metrics.read(5, 50, Some(now - 4_000_000));
+        metrics.read(3, 30, Some(now - 2_000_000));
         let reading = metrics.reading();
         assert!((2.0..3.9).contains(&reading.latency_source_s), "{reading:?}");
         assert!((4.0..5.9).contains(&reading.latency_target_s), "{reading:?}");

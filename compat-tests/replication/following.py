@@ -1,6 +1,8 @@
 """Tasks that follow a source: what they are made and waited for with."""
 
+import collections
 import contextlib
+import threading
 
 import pytest
 
@@ -9,6 +11,9 @@ from pairs import Pair
 
 LOAD_AND_FOLLOW = {"MigrationType": "full-load-and-cdc"}
 FOLLOW = {"MigrationType": "cdc"}
+
+KEYED = "id integer PRIMARY KEY, v text"
+LOOSE = "a integer, b text"
 
 
 class Following:
@@ -85,6 +90,47 @@ class Following:
         except pytest.fail.Exception:
             task = self.task.describe()
             pytest.fail(f"counts of {table} are {self.counts(table)}, not {wanted}; {task['Status']}, {task.get('StopReason')}")
+
+
+@contextlib.contextmanager
+def busy(source, *statements):
+    """Runs the statements over and over, with the number of the round for `{n}`; gives that number."""
+    rounds = [0]
+    ended = threading.Event()
+    failures = []
+
+    def work():
+        try:
+            connection = source.connect()
+            with contextlib.closing(connection), connection.cursor() as cursor:
+                while not ended.is_set():
+                    rounds[0] += 1
+                    for statement in statements:
+                        cursor.execute(statement.replace("{n}", str(rounds[0])))
+        except Exception as error:
+            failures.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        yield rounds
+    finally:
+        ended.set()
+        worker.join()
+        assert failures == []
+
+
+def multiset(side, table):
+    try:
+        return collections.Counter(side.execute(f"SELECT * FROM {side.table(table)}"))
+    except Exception as error:  # the table may not be there yet
+        return error
+
+
+def wait_until_alike(following, *tables):
+    """As `wait_until_equal`, of rows in no order."""
+    for table in tables:
+        wait_until(lambda: multiset(following.source, table) == multiset(following.target, table), f"{table} is equal", 60)
 
 
 def control_rows(side, table):

@@ -4,10 +4,8 @@ import time
 
 import pytest
 from conftest import wait_until
-from following import following  # noqa: F401
+from following import KEYED, following  # noqa: F401
 from pairs import FROM_MARIADB, in_all_directions, pair, prepare, to_both_engines  # noqa: F401
-
-KEYED = "id integer PRIMARY KEY, v text"
 
 
 def batch(**tuning):

@@ -1,63 +1,15 @@
 """Tables that are loaded, or come into being, while a task follows its source."""
 
-import collections
-import contextlib
-import threading
-
 import pytest
 from conftest import wait_until
-from following import following, make_following  # noqa: F401
+from following import KEYED, LOOSE, busy, following, make_following, wait_until_alike  # noqa: F401
 from pairs import DIRECTIONS, FROM_MARIADB, FROM_POSTGRES, in_all_directions, pair, prepare, with_rule  # noqa: F401
-
-KEYED, LOOSE = "id integer PRIMARY KEY, v text", "a integer, b text"
-
 
 def reload(following, *tables):
     following.pair.client.reload_tables(
         ReplicationTaskArn=following.task.arn,
         TablesToReload=[{"SchemaName": following.pair.schema, "TableName": name} for name in tables],
     )
-
-
-@contextlib.contextmanager
-def busy(source, *statements):
-    """Runs the statements over and over, with the number of the round for `{n}`; gives that number."""
-    rounds = [0]
-    ended = threading.Event()
-    failures = []
-
-    def work():
-        try:
-            connection = source.connect()
-            with contextlib.closing(connection), connection.cursor() as cursor:
-                while not ended.is_set():
-                    rounds[0] += 1
-                    for statement in statements:
-                        cursor.execute(statement.replace("{n}", str(rounds[0])))
-        except Exception as error:
-            failures.append(error)
-
-    worker = threading.Thread(target=work)
-    worker.start()
-    try:
-        yield rounds
-    finally:
-        ended.set()
-        worker.join()
-        assert failures == []
-
-
-def multiset(side, table):
-    try:
-        return collections.Counter(side.execute(f"SELECT * FROM {side.table(table)}"))
-    except Exception as error:  # the table may not be there yet
-        return error
-
-
-def wait_until_alike(following, *tables):
-    """As `wait_until_equal`, of rows in no order."""
-    for table in tables:
-        wait_until(lambda: multiset(following.source, table) == multiset(following.target, table), f"{table} is equal", 60)
 
 
 @in_all_directions

@@ -4,10 +4,8 @@ import contextlib
 
 import pytest
 from conftest import wait_until
-from following import FOLLOW, following, is_gone  # noqa: F401
+from following import FOLLOW, KEYED, following, is_gone  # noqa: F401
 from pairs import FROM_MARIADB, pair  # noqa: F401
-
-KEYED = "id integer PRIMARY KEY, v text"
 
 from_mariadb = pytest.mark.parametrize("pair", [FROM_MARIADB], indirect=True)
 to_both_engines = pytest.mark.parametrize("pair", [FROM_MARIADB, "mariadb-mariadb"], indirect=True)

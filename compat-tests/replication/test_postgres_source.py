@@ -4,10 +4,8 @@ import re
 
 import pytest
 from conftest import include, wait_until
-from following import FOLLOW, following, is_gone, make_following, resource_id  # noqa: F401
+from following import FOLLOW, KEYED, following, is_gone, make_following, resource_id  # noqa: F401
 from pairs import FROM_POSTGRES, pair  # noqa: F401
-
-KEYED = "id integer PRIMARY KEY, v text"
 
 from_postgres = pytest.mark.parametrize("pair", [FROM_POSTGRES], indirect=True)
 

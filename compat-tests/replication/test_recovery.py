@@ -2,10 +2,8 @@
 
 import pytest
 from conftest import wait_until
-from following import following  # noqa: F401
+from following import KEYED, following  # noqa: F401
 from pairs import FROM_MARIADB, QUICK_RETRY, lost, pair  # noqa: F401
-
-KEYED = "id integer PRIMARY KEY, v text"
 
 
 def begin(following, behavior):

@@ -6,9 +6,8 @@ import urllib.request
 
 import pytest
 from conftest import wait_until
-from following import following  # noqa: F401
+from following import KEYED, LOOSE, busy, following, wait_until_alike  # noqa: F401
 from pairs import GRACE_SECONDS, STOP_SECONDS, in_all_directions, pair  # noqa: F401
-from test_later_tables import KEYED, LOOSE, busy, wait_until_alike
 
 
 @in_all_directions

@@ -141,10 +141,10 @@ def test_a_table_that_changes_its_columns_while_another_loads_is_loaded_and_foll
         locator = {"schema-name": pair.schema, "table-name": name}
         rule = {"rule-type": "selection", "rule-id": str(number), "rule-name": str(number), "rule-action": "include"}
         mappings["rules"].append(rule | {"object-locator": locator, "load-order": number})
-    load = {"TargetTablePrepMode": "TRUNCATE_BEFORE_LOAD", "MaxFullLoadSubTasks": 1}
     later = source.table("later")
-    with target.held_at("first", 5):
-        following.start({"FullLoadSettings": load}, mappings)
+    # The first cannot be dropped and created anew before.
+    with target.locked("first"):
+        following.start({"FullLoadSettings": {"MaxFullLoadSubTasks": 1}}, mappings)
         pair.wait_for(following.task, "first", "Full load")
         source.execute(
             f"INSERT INTO {later} VALUES (11, 'before')",

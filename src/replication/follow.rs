@@ -85,7 +85,7 @@ impl Run {
         // What is applied from here on must not pass for something that never was.
         self.progress.advance_and_wait(Checkpoint::unclean(from.clone())).await;
         self.target.record_exceptions(&settings.control_tables.control_schema, &[]).await?;
-        let reader = self.source.changes(&capture, &from).await?;
+        let reader = self.source.changes(&capture, &from, self.progress.durable()).await?;
         task_log!(self.rules.log, SourceCapture, Info, "The log is read from position {from}");
         let mut apply = Apply::start(&self.rules, self.target.as_ref(), start).await?;
         let spool = Spool::new(&self.spool, self.limits());
@@ -224,11 +224,9 @@ impl Drop for Reading {
 }
 
 async fn read(run: &Run, mut reader: Box<dyn ChangeReader>, spool: &Spool) -> Result<std::convert::Infallible> {
-    let mut saved = run.progress.saved();
     let mut seen = Seen::default();
     loop {
         let mut piece = Changes::default();
-        confirm(reader.as_mut(), &mut saved).await?;
         if spool.is_empty() {
             run.metrics.caught_up();
         }
@@ -274,14 +272,6 @@ async fn tell_pause(run: &Run, spool: &Spool, told: &mut Option<Pause>) {
     }
     let _ = run.reports.send(Report::ReadingPaused(pause.clone())).await;
     *told = Some(pause);
-}
-
-async fn confirm(reader: &mut dyn ChangeReader, saved: &mut watch::Receiver<(u64, Option<Position>)>) -> Result<()> {
-    let position = saved.borrow_and_update().1.clone();
-    match position {
-        Some(position) => reader.confirm(&position).await,
-        None => Ok(()),
-    }
 }
 
 /// Counts what is read, by table, transaction after transaction.

@@ -10,7 +10,7 @@ use super::snapshot::PostgresSnapshot;
 use super::stream::PostgresChanges;
 use super::{Endpoint, capture, check_version};
 use crate::connector::{
-    Adoption, Beginning, Capture, ChangeReader, Connection, Snapshot, Source, StartPoint, TableEntry,
+    Adoption, Beginning, Capture, ChangeReader, Connection, DurablePlace, Snapshot, Source, StartPoint, TableEntry,
 };
 use crate::data::{Position, Result, TableKind, TableName, TableSchema};
 
@@ -106,8 +106,13 @@ impl Source for PostgresSource {
         capture::adopt(self, capture, tables).await
     }
 
-    async fn changes(&self, capture: &Capture, from: &Position) -> Result<Box<dyn ChangeReader>> {
-        Ok(Box::new(PostgresChanges::start(self, capture, from).await?))
+    async fn changes(
+        &self,
+        capture: &Capture,
+        from: &Position,
+        durable: DurablePlace,
+    ) -> Result<Box<dyn ChangeReader>> {
+        Ok(Box::new(PostgresChanges::start(self, capture, from, durable).await?))
     }
 
     async fn end_capture(&self, capture: &Capture) -> Result<()> {

@@ -6,6 +6,7 @@ use rand::{Rng, SeedableRng};
 use super::super::log::TaskLog;
 use super::super::settings::{self, TaskSettings};
 use super::*;
+use crate::connector::testing::nothing_durable;
 use crate::connector::testing::postgres::{PostgresServer, postgres_server};
 use crate::connector::{Beginning, Capture, Source, engine};
 use crate::data::Format;
@@ -71,7 +72,7 @@ impl Pair {
 
     /// Applies the log until the place where it is now; gives the counts by table.
     async fn catch_up(&self, replay: bool) -> Vec<AtCheckpoint> {
-        let mut reader = self.source.changes(&self.capture, &self.beginning).await.unwrap();
+        let mut reader = self.source.changes(&self.capture, &self.beginning, nothing_durable()).await.unwrap();
         let end: Position = self.server.sql(&self.from, "SELECT pg_current_wal_flush_lsn()").parse().unwrap();
         let names = self.capture.tables.iter().map(|table| (table.name.clone(), Known::default()));
         let tolerant_until = replay.then_some(end.clone());

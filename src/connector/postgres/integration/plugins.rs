@@ -76,7 +76,7 @@ async fn a_slot_is_read_with_the_plugin_that_it_was_made_for() {
     let position = pair.source.begin_capture(&capture, 1).await.unwrap().position;
     pair.source_sql("INSERT INTO t VALUES (1)");
     let other = source_as(&pair, "postgres", "pgoutput");
-    let mut log = Log::reading(capture.clone(), other.changes(&capture, &position).await.unwrap());
+    let mut log = Log::reading(capture.clone(), other.changes(&capture, &position, nothing_durable()).await.unwrap());
     assert_eq!(log.transactions(1).await, "t: a integer by [0]\nInsert t ->(1)\nCommit\n");
 }
 

@@ -361,7 +361,7 @@ impl Applier for PostgresApplier {
     }
 
     async fn commit(&mut self) -> Result<()> {
-        self.client.query_untimed("COMMIT").await.map(drop)
+        self.client.commit().await
     }
 
     async fn rollback(&mut self) -> Result<()> {

@@ -156,3 +156,19 @@ async fn statements_are_prepared_once_and_kept_in_number() {
     assert_eq!(delete.apply(&mut *applier, Op::Delete, Conflict::Refuse).await.unwrap(), 1);
     applier.commit().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_commit_of_what_has_failed_is_an_error() {
+    let pair = both_sides("CREATE TABLE t (a int PRIMARY KEY, b text); INSERT INTO t VALUES (1, 'old')").await;
+    let mut applier = begun(&pair).await;
+    let rows = Rows::new(&pair, "t", &["2|new"]).await;
+    rows.apply(&mut *applier, Op::Insert, Conflict::Refuse).await.unwrap();
+    rows.apply(&mut *applier, Op::Insert, Conflict::Refuse).await.unwrap_err();
+    let error = applier.commit().await.unwrap_err();
+    assert_eq!((error.kind, error.sqlstate.as_deref()), (ErrorKind::Recoverable, Some("25P02")), "{error}");
+    assert_eq!(pair.target_sql("SELECT * FROM t"), "1|old");
+    applier.begin().await.unwrap();
+    rows.apply(&mut *applier, Op::Insert, Conflict::Refuse).await.unwrap();
+    applier.commit().await.unwrap();
+    assert_eq!(pair.target_sql("SELECT count(*) FROM t"), "2");
+}

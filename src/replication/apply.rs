@@ -323,7 +323,8 @@ impl<'a> Apply<'a> {
         for until in [&mut self.tolerant_until, &mut self.applied_until] {
             until.take_if(|until| position >= *until);
         }
-        let further = Durable { position, time: None, tables: Vec::new(), rows: 0 };
+        // With the tables that the log could not tell of.
+        let further = self.durable(position);
         merge(durable, Some(further))
     }
 

@@ -22,11 +22,13 @@ pub struct PostgresSource {
     endpoint: Endpoint,
     /// Tables that came to a name that is captured by being renamed, as the readers of this source have met them.
     renamed: Arc<Mutex<HashSet<TableName>>>,
+    /// Tables that could not be taken into the capture.
+    lacking: Arc<Mutex<HashSet<TableName>>>,
 }
 
 impl PostgresSource {
     pub fn new(connection: Connection) -> PostgresSource {
-        PostgresSource { endpoint: Endpoint::new(connection), renamed: Arc::default() }
+        PostgresSource { endpoint: Endpoint::new(connection), renamed: Arc::default(), lacking: Arc::default() }
     }
 
     pub fn endpoint(&self) -> &Endpoint {
@@ -36,6 +38,14 @@ impl PostgresSource {
     /// What the log has of this table's rows begins in the middle.
     pub fn note_renamed(&self, table: &TableName) {
         self.renamed.lock().unwrap_or_else(PoisonError::into_inner).insert(table.clone());
+    }
+
+    pub fn note_lacking(&self, table: TableName) {
+        self.lacking.lock().unwrap_or_else(PoisonError::into_inner).insert(table);
+    }
+
+    pub fn lacking(&self) -> Vec<TableName> {
+        self.lacking.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     pub fn was_renamed(&self, table: &TableName) -> bool {

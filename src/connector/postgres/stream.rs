@@ -22,14 +22,16 @@ use async_trait::async_trait;
 use bytes::{BufMut, BytesMut};
 use tokio::time::{Instant, sleep_until};
 
+use super::capture::names;
 use super::catalog::Catalog;
 use super::heartbeat::Heartbeat;
+use super::publication::Lacking;
 use super::slot::{self, Plugin, Slot};
 use super::source::PostgresSource;
 use super::wire::{Client, LOG_SESSION, REPLICATION_SQL_SINCE, ServerError};
 use super::{Endpoint, publication, sql};
 use crate::connector::{Capture, ChangeReader, DurablePlace};
-use crate::data::{Changes, Error, ErrorKind, Position, Result, TableName};
+use crate::data::{Changes, Error, ErrorKind, Position, Result};
 use later::Later;
 use line::TestDecoding;
 use log::{Log, malformed};
@@ -66,6 +68,8 @@ pub struct PostgresChanges {
     log: Log,
     decoder: Decoder,
     open: Option<Open>,
+    /// Tables of which the log lacks changes already where it is begun with; told before all else.
+    lacking: Vec<Lacking>,
     later: Option<Later>,
     durable: DurablePlace,
     /// What the server was told last: what was read, and what it may forget.
@@ -110,12 +114,22 @@ impl PostgresChanges {
         };
         let endpoint = source.endpoint();
         let slot = Slot::of(endpoint, &capture.task);
-        let (found, plugin) = slot.claim(&mut endpoint.connect().await?).await?;
+        let mut session = endpoint.connect().await?;
+        let (found, plugin) = slot.claim(&mut session).await?;
         found.check_place(from)?;
         let mut catalog = Catalog::open(endpoint).await?;
-        let names: Vec<TableName> = capture.tables.iter().map(|table| table.name.clone()).collect();
+        let mut names = names(capture);
         let described = catalog.tables(&names).await?;
         let log = Log::new(source, capture, plugin, &mut catalog, &described, lsn).await?;
+        let lacking = match plugin {
+            Plugin::PgOutput => {
+                let noted = source.lacking().into_iter().filter(|table| !names.contains(table)).collect::<Vec<_>>();
+                names.extend(noted);
+                publication::review(&mut session, capture, &names).await?
+            }
+            Plugin::TestDecoding => Vec::new(),
+        };
+        drop(session);
         let mut client = slot::connect(endpoint).await?;
         let mut status_interval = STATUS_INTERVAL;
         if client.version() >= REPLICATION_SQL_SINCE {
@@ -141,6 +155,7 @@ impl PostgresChanges {
                 Plugin::TestDecoding => Decoder::TestDecoding(TestDecoding::new(&described)),
             },
             open: None,
+            lacking,
             later: Some(Later::new(capture)).filter(|later| !later.is_over()),
             durable,
             told: (lsn, lsn),
@@ -307,6 +322,13 @@ fn options(plugin: Plugin, source: &PostgresSource, task: &str, version: u32) ->
 impl ChangeReader for PostgresChanges {
     async fn next(&mut self, changes: &mut Changes) -> Result<()> {
         changes.clear(self.capture.format);
+        if !self.lacking.is_empty() {
+            for (table, reason) in std::mem::take(&mut self.lacking) {
+                self.log.give_up(table, reason, changes);
+            }
+            changes.resume = Some(Position::Lsn(self.log.read));
+            return Ok(());
+        }
         // Entries of which it is not known yet whether they are wanted.
         let mut undecided = None;
         loop {

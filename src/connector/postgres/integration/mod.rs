@@ -10,6 +10,7 @@ mod log;
 mod login;
 mod partitions;
 mod plugins;
+mod publishing;
 mod slots;
 mod types;
 

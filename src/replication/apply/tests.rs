@@ -200,6 +200,6 @@ async fn a_table_that_the_log_cannot_tell_of_is_given_up_at_once() {
     let (durable, _) = apply.take(piece, true).await.unwrap();
     let durable = durable.unwrap();
     assert_eq!(durable.position, pair.beginning);
-    let told: Vec<_> = durable.tables.iter().map(|table| (table.name.table.as_str(), table.suspended)).collect();
-    assert_eq!(told, [("t", true)]);
+    let told: Vec<_> = durable.tables.iter().map(|table| (table.name.table.as_str(), table.standing)).collect();
+    assert_eq!(told, [("t", Standing::Suspended)]);
 }

@@ -1,6 +1,6 @@
 //! Publications: which tables' changes pgoutput sends.
 //!
-//! A task has some of them, all with the same tables for ever sorted by two questions. Can the table's rows be told
+//! A task has some of them, into which its tables are sorted by two questions. Can the table's rows be told
 //! apart? Of one whose cannot, only inserts are published: an application could otherwise neither update nor delete in
 //! it. And do the rows of a partitioned table come as its own? Where no partition is captured by itself the server says
 //! so (`publish_via_partition_root`); elsewhere each comes under its partition's name and the reader sorts them.

@@ -253,9 +253,9 @@ impl Log {
     }
 
     /// For what tables are published that may have to be published in another way.
-    pub fn review(&self) -> Option<Capture> {
-        (self.plugin == Plugin::PgOutput)
-            .then(|| Capture { selects: self.capture.selects.clone(), ..Capture::of(&self.capture.task) })
+    pub fn review(&self) -> Option<Box<Capture>> {
+        let capture = || Capture { selects: self.capture.selects.clone(), ..Capture::of(&self.capture.task) };
+        (self.plugin == Plugin::PgOutput).then(|| Box::new(capture()))
     }
 
     /// What has to be known besides a statement; `None` where it says all, or concerns no captured table.

@@ -47,7 +47,7 @@ pub struct Request {
     pub texts: Vec<String>,
     pub schema: String,
     /// Of what the tables are published for, where they may have to be published in another way.
-    pub review: Option<Capture>,
+    pub review: Option<Box<Capture>>,
 }
 
 /// What is known by now for one question.

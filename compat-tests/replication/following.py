@@ -49,6 +49,11 @@ class Following:
         self.task.start("resume-processing")
         self.task.wait("running")
 
+    def reload(self, *tables):
+        """Has tables loaded again while the task runs."""
+        names = [{"SchemaName": self.pair.schema, "TableName": name} for name in tables]
+        self.pair.client.reload_tables(ReplicationTaskArn=self.task.arn, TablesToReload=names)
+
     def counts(self, table):
         """Inserts, updates, deletes and statements that define the table: captured, and applied."""
         return self.all_counts().get(table, (None, None))

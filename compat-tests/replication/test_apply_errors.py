@@ -151,10 +151,7 @@ def test_a_conflict_can_suspend_its_table_and_no_other(following, batch):
     following.wait_until_equal("t")
     assert [(5, "later") in following.target.rows(name) for name in tables] == [False] * 3
     # Loaded again, they go on.
-    schema = following.pair.schema
-    following.pair.client.reload_tables(
-        ReplicationTaskArn=task.arn, TablesToReload=[{"SchemaName": schema, "TableName": name} for name in tables[:2]]
-    )
+    following.reload(*tables[:2])
     following.wait_for_load(*tables[:2])
     following.source.execute(*[f"UPDATE {here(name)} SET value = 'last' WHERE id = 6" for name in tables])
     following.wait_until_equal(*tables[:2])

@@ -5,13 +5,6 @@ from conftest import wait_until
 from following import KEYED, LOOSE, busy, following, make_following, wait_until_alike  # noqa: F401
 from pairs import DIRECTIONS, FROM_MARIADB, FROM_POSTGRES, in_all_directions, pair, prepare, with_rule  # noqa: F401
 
-def reload(following, *tables):
-    following.pair.client.reload_tables(
-        ReplicationTaskArn=following.task.arn,
-        TablesToReload=[{"SchemaName": following.pair.schema, "TableName": name} for name in tables],
-    )
-
-
 @in_all_directions
 def test_tables_are_loaded_again_among_their_changes_and_no_row_is_lost_or_doubled(following):
     source, target = following.source, following.target
@@ -43,7 +36,7 @@ def test_tables_are_loaded_again_among_their_changes_and_no_row_is_lost_or_doubl
         for _ in range(2):
             begun = rounds[0]
             wait_until(lambda: rounds[0] > begun + 20, "the source changes")
-            reload(following, "t", "loose")
+            following.reload("t", "loose")
             following.wait_for_load("t", "loose")
     wait_until_alike(following, "t", "loose", "other")
     rows = following.task.statistics()
@@ -62,7 +55,7 @@ def test_what_changes_while_a_table_is_loaded_again_comes_after_the_load(followi
     following.wait_for_load("t", "other")
     t = source.table("t")
     with target.held_at("t", 5):
-        reload(following, "t")
+        following.reload("t")
         pair.wait_for(following.task, "t", "Table is being reloaded")
         wait_until(lambda: source_reads(following), "the snapshot is taken")
         source.execute(

@@ -9,6 +9,7 @@ mod family;
 mod later;
 mod line;
 mod log;
+mod pace;
 mod pgoutput;
 mod question;
 mod relation;
@@ -16,24 +17,26 @@ mod tables;
 mod test_decoding;
 mod value;
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{BufMut, BytesMut};
-use tokio::time::{Instant, interval_at};
+use tokio::time::{Instant, sleep, sleep_until};
 
+use super::capture::names;
 use super::catalog::Catalog;
 use super::heartbeat::Heartbeat;
+use super::publication::Lacking;
 use super::slot::{self, Plugin, Slot};
 use super::source::PostgresSource;
 use super::wire::{Client, LOG_SESSION, REPLICATION_SQL_SINCE, ServerError};
 use super::{Endpoint, publication, sql};
-use crate::connector::{Capture, ChangeReader};
-use crate::data::{Changes, Error, ErrorKind, Position, Result, TableName};
+use crate::connector::{Capture, ChangeReader, DurablePlace};
+use crate::data::{Changes, Error, ErrorKind, Position, Result};
 use later::Later;
 use line::TestDecoding;
 use log::{Log, malformed};
+use pace::Pace;
 use pgoutput::EPOCH_MICROS;
 use question::{Answer, Facts, Question, Step, Taken, ask};
 use relation::PgOutput;
@@ -42,6 +45,10 @@ use relation::PgOutput;
 /// 60 s; where that is shorter, it hears of us this often within it.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 const STATUSES_PER_TIMEOUT: u32 = 3;
+
+/// A server that shuts down asks again as soon as it is answered, until all that it has sent is durable. Where there is
+/// nothing new to say, it is answered this often.
+const ANSWER_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Versions since which there is something to ask for.
 const ORIGIN_SINCE: u32 = 160_000;
@@ -63,9 +70,14 @@ pub struct PostgresChanges {
     log: Log,
     decoder: Decoder,
     open: Option<Open>,
+    /// Tables of which the log lacks changes already where it is begun with; told before all else.
+    lacking: Vec<Lacking>,
     later: Option<Later>,
-    /// All before this is durable on the target.
-    confirmed: u64,
+    durable: DurablePlace,
+    pace: Pace,
+    /// What the server was told last: what was read, and what it may forget.
+    told: (u64, u64),
+    told_at: Instant,
     status_interval: Duration,
     status_due: Instant,
     _heartbeat: Option<Heartbeat>,
@@ -85,11 +97,21 @@ struct Open {
 }
 
 impl PostgresChanges {
-    pub async fn start(source: &PostgresSource, capture: &Capture, from: &Position) -> Result<PostgresChanges> {
-        PostgresChanges::open(source, capture, from).await.map_err(|error| error.while_doing("read the log"))
+    pub async fn start(
+        source: &PostgresSource,
+        capture: &Capture,
+        from: &Position,
+        durable: DurablePlace,
+    ) -> Result<PostgresChanges> {
+        PostgresChanges::open(source, capture, from, durable).await.map_err(|error| error.while_doing("read the log"))
     }
 
-    async fn open(source: &PostgresSource, capture: &Capture, from: &Position) -> Result<PostgresChanges> {
+    async fn open(
+        source: &PostgresSource,
+        capture: &Capture,
+        from: &Position,
+        durable: DurablePlace,
+    ) -> Result<PostgresChanges> {
         let Position::Lsn(lsn) = *from else {
             return Err(Error::fatal(format!("{from} is no position in the log of PostgreSQL")));
         };
@@ -99,14 +121,18 @@ impl PostgresChanges {
         let (found, plugin) = slot.claim(&mut session).await?;
         found.check_place(from)?;
         let mut catalog = Catalog::open(endpoint).await?;
-        let names: Vec<TableName> = capture.tables.iter().map(|table| table.name.clone()).collect();
+        let mut names = names(capture);
         let described = catalog.tables(&names).await?;
-        let outgrown = match plugin {
-            Plugin::PgOutput => publication::outgrown(&mut session, &capture.task, &names).await?,
-            Plugin::TestDecoding => HashSet::new(),
+        let log = Log::new(source, capture, plugin, &mut catalog, &described, lsn).await?;
+        let lacking = match plugin {
+            Plugin::PgOutput => {
+                let noted = source.lacking().into_iter().filter(|table| !names.contains(table)).collect::<Vec<_>>();
+                names.extend(noted);
+                publication::review(&mut session, capture, &names).await?
+            }
+            Plugin::TestDecoding => Vec::new(),
         };
         drop(session);
-        let log = Log::new(source, capture, plugin, &mut catalog, &described, &outgrown, lsn).await?;
         let mut client = slot::connect(endpoint).await?;
         let mut status_interval = STATUS_INTERVAL;
         if client.version() >= REPLICATION_SQL_SINCE {
@@ -121,6 +147,7 @@ impl PostgresChanges {
         let options = options(plugin, source, &capture.task, client.version());
         let name = sql::identifier(slot.name());
         client.start_stream(&format!("START_REPLICATION SLOT {name} LOGICAL {from} ({options})")).await?;
+        let now = Instant::now();
         Ok(PostgresChanges {
             client,
             endpoint: endpoint.clone(),
@@ -131,17 +158,41 @@ impl PostgresChanges {
                 Plugin::TestDecoding => Decoder::TestDecoding(TestDecoding::new(&described)),
             },
             open: None,
+            lacking,
             later: Some(Later::new(capture)).filter(|later| !later.is_over()),
-            confirmed: lsn,
+            durable,
+            pace: Pace::new(),
+            told: (lsn, lsn),
+            told_at: now,
             status_interval,
-            status_due: Instant::now() + status_interval,
+            status_due: now + status_interval,
             _heartbeat: endpoint.settings.heartbeat.map(|period| Heartbeat::start(endpoint.clone(), period)),
         })
     }
 
+    /// What there is to tell the server. It may have been confirmed more before than is known to be durable now.
+    fn news(&mut self) -> (u64, u64) {
+        let durable = match &*self.durable.borrow_and_update() {
+            Some(Position::Lsn(lsn)) => *lsn,
+            _ => 0,
+        };
+        (self.log.read, self.told.1.max(durable))
+    }
+
     async fn send_status(&mut self) -> Result<()> {
-        self.status_due = Instant::now() + self.status_interval;
-        send_status(&mut self.client, self.log.read, self.confirmed).await
+        self.told = self.news();
+        self.told_at = Instant::now();
+        self.status_due = self.told_at + self.status_interval;
+        send_status(&mut self.client, self.told.0, self.told.1).await
+    }
+
+    /// Answers a server that asks for it.
+    async fn answer_status(&mut self) -> Result<()> {
+        if self.news() == self.told {
+            self.status_due = self.status_due.min(self.told_at + ANSWER_INTERVAL);
+            return Ok(());
+        }
+        self.send_status().await
     }
 
     /// Takes one message of the stream.
@@ -149,13 +200,13 @@ impl PostgresChanges {
         if self.open.is_some() {
             return self.answer(changes).await;
         }
-        if Instant::now() >= self.status_due {
+        if Instant::now() >= self.status_due || self.durable.has_changed().unwrap_or(false) {
             return self.send_status().await;
         }
         let message = tokio::select! {
             biased;
             message = self.client.stream_message() => message?,
-            () = tokio::time::sleep_until(self.status_due) => return self.send_status().await,
+            () = status_is_due(&mut self.durable, self.status_due) => return self.send_status().await,
         };
         match message.split_first() {
             Some((b'w', rest)) => {
@@ -180,7 +231,7 @@ impl PostgresChanges {
                     self.log.read = end;
                     changes.resume = Some(Position::Lsn(end));
                 }
-                if answer { self.send_status().await } else { Ok(()) }
+                if answer { self.answer_status().await } else { Ok(()) }
             }
             _ => Err(malformed("a message of the stream")),
         }
@@ -204,8 +255,16 @@ impl PostgresChanges {
                 open.facts = answer?;
                 Ok(())
             }
-            () = tokio::time::sleep_until(self.status_due) => self.send_status().await,
+            () = status_is_due(&mut self.durable, self.status_due) => self.send_status().await,
         }
+    }
+}
+
+/// Returns when it is time, and when the server may forget more than it was told.
+async fn status_is_due(durable: &mut DurablePlace, at: Instant) {
+    tokio::select! {
+        () = sleep_until(at) => {}
+        Ok(()) = durable.changed() => {}
     }
 }
 
@@ -267,11 +326,19 @@ fn options(plugin: Plugin, source: &PostgresSource, task: &str, version: u32) ->
 impl ChangeReader for PostgresChanges {
     async fn next(&mut self, changes: &mut Changes) -> Result<()> {
         changes.clear(self.capture.format);
+        if !self.lacking.is_empty() {
+            for (table, reason) in std::mem::take(&mut self.lacking) {
+                self.log.give_up(table, reason, changes);
+            }
+            changes.resume = Some(Position::Lsn(self.log.read));
+            return Ok(());
+        }
         // Entries of which it is not known yet whether they are wanted.
         let mut undecided = None;
         loop {
             let told = changes.entries.len();
             let taken = self.take(changes).await;
+            self.pace.count();
             if changes.entries.len() > told {
                 self.log.note_told();
             }
@@ -292,7 +359,12 @@ impl ChangeReader for PostgresChanges {
             let limit = if undecided.is_some() { UNDECIDED_BYTES_MAX } else { self.capture.batch_bytes };
             let full = changes.bytes() >= limit;
             // What has begun in the middle of a transaction goes on at once; between two of them nobody knows.
-            let pause = self.log.is_between_transactions() && !self.client.has_message();
+            let mut pause = self.log.is_between_transactions() && !self.client.has_message();
+            if !full && !self.client.has_message() && self.open.is_none() && self.pace.is_busy() {
+                sleep(pace::MOMENT).await;
+                self.client.take_in()?;
+                pause &= !self.client.has_message();
+            }
             if !changes.is_empty() && (full || pause) {
                 return Ok(());
             }
@@ -300,23 +372,12 @@ impl ChangeReader for PostgresChanges {
     }
 
     async fn keep_alive(&mut self) -> Error {
-        let mut ticks = interval_at(self.status_due, self.status_interval);
         loop {
-            ticks.tick().await;
+            status_is_due(&mut self.durable, self.status_due).await;
             if let Err(error) = self.send_status().await {
                 return error.while_doing("read the log");
             }
         }
-    }
-
-    async fn confirm(&mut self, position: &Position) -> Result<()> {
-        if let Position::Lsn(lsn) = *position
-            && lsn > self.confirmed
-        {
-            self.confirmed = lsn;
-            self.send_status().await?;
-        }
-        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
+use futures_util::FutureExt;
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -42,6 +43,8 @@ const OUTPUT_BYTES: usize = 128 << 10;
 
 /// How long a cancelled or failed connection may take to tell us why, or to take a cancel request.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+const FAILED_TRANSACTION: &str = "25P02";
 
 const COMMAND_COMPLETE: u8 = b'C';
 const COPY_DATA: u8 = b'd';
@@ -130,6 +133,27 @@ impl Client {
             }
         }
         self.refusal.take().map_or(Ok(rows), |refusal| Err(refusal.into_error()))
+    }
+
+    /// Ends a transaction. The server answers the COMMIT of one that has failed without an error: it rolls it back, and
+    /// says so by the name of what it did.
+    pub async fn commit(&mut self) -> Result<()> {
+        self.send_query("COMMIT")?;
+        self.flush().await?;
+        let mut is_committed = false;
+        loop {
+            match self.receive().await? {
+                COMMAND_COMPLETE => is_committed = self.payload() == b"COMMIT\0",
+                READY => break,
+                _ => {}
+            }
+        }
+        match self.refusal.take() {
+            Some(refusal) => Err(refusal.into_error()),
+            None if is_committed => Ok(()),
+            None => Err(Error::recoverable("the server rolled back a transaction in which a statement had failed")
+                .with_sqlstate(FAILED_TRANSACTION)),
+        }
     }
 
     /// Runs one statement whose parameters are given in their binary form and gives its only row as text.
@@ -354,6 +378,14 @@ impl Client {
     /// Whether the next message has arrived whole.
     pub fn has_message(&self) -> bool {
         matches!(self.input.header(), Ok(Some((_, length))) if self.input.bytes().len() >= length + 5)
+    }
+
+    /// Takes in what has arrived, without waiting for more.
+    pub fn take_in(&mut self) -> Result<()> {
+        if self.input.room() == 0 {
+            return Ok(());
+        }
+        self.read().now_or_never().unwrap_or(Ok(()))
     }
 
     /// What the server has warned of, where the session lets it. A stream does not go on before this was asked.

@@ -1,11 +1,12 @@
 //! What the reader knows of the place in the log where it is, whatever the plugin: the transaction, the captured tables,
 //! and what statements do to them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::super::Settings;
 use super::super::catalog::{Catalog, Described, Types};
 use super::super::ddl::{AUDIT_TABLE, Action, Alteration, Name, NewColumn, Scripts, Statement};
+use super::super::publication::Lacking;
 use super::super::slot::Plugin;
 use super::super::source::PostgresSource;
 use super::family::Families;
@@ -72,7 +73,6 @@ impl Log {
         plugin: Plugin,
         catalog: &mut Catalog,
         described: &HashMap<TableName, Described>,
-        outgrown: &HashSet<TableName>,
         read: u64,
     ) -> Result<Log> {
         let settings = &source.endpoint().settings;
@@ -81,7 +81,7 @@ impl Log {
             source: source.clone(),
             capture: capture.clone(),
             plugin,
-            tables: Tables::new(capture, described, outgrown),
+            tables: Tables::new(capture, described),
             families: Families::new(catalog.relations().await?),
             scripts: Scripts::default(),
             audit: settings.capture_ddls.then_some(audit),
@@ -229,6 +229,7 @@ impl Log {
                     Alteration::Columns(_) | Alteration::RenameColumn { .. } | Alteration::Other => {
                         let altered = self.altered(&table, *only);
                         altered.iter().for_each(|at| self.alter(*at, change, facts, changes));
+                        self.give_up_all(&facts.lacking, changes);
                         // A key is not always told.
                         !altered.is_empty()
                     }
@@ -239,8 +240,27 @@ impl Log {
         (Step::Done, changed)
     }
 
+    /// Tells that the log does not have all of a table's changes.
+    pub fn give_up(&mut self, table: TableName, reason: String, changes: &mut Changes) {
+        if let Some(at) = self.tables.find(&table) {
+            self.tables.tell(at, &mut changes.entries);
+        }
+        changes.entries.push(Entry::Unreadable { table, reason });
+    }
+
+    pub fn give_up_all(&mut self, lacking: &[Lacking], changes: &mut Changes) {
+        lacking.iter().for_each(|(table, reason)| self.give_up(table.clone(), reason.clone(), changes));
+    }
+
+    /// For what tables are published that may have to be published in another way.
+    pub fn review(&self) -> Option<Box<Capture>> {
+        let capture = || Capture { selects: self.capture.selects.clone(), ..Capture::of(&self.capture.task) };
+        (self.plugin == Plugin::PgOutput).then(|| Box::new(capture()))
+    }
+
     /// What has to be known besides a statement; `None` where it says all, or concerns no captured table.
     fn request(&self, statement: &Statement, schema: &str, resolve: impl Fn(&Name) -> TableName) -> Option<Request> {
+        let mut review = None;
         let (tables, texts) = match statement {
             Statement::Create { temporary: true, .. } | Statement::Drop(_) => return None,
             Statement::Create { name, columns, .. } => {
@@ -255,6 +275,7 @@ impl Log {
                     Alteration::SetSchema(to) => (renamed(TableName::new(to, &table.table)), Vec::new()),
                     Alteration::Attach(_) | Alteration::Detach(_) => return None,
                     Alteration::Columns(_) | Alteration::RenameColumn { .. } | Alteration::Other => {
+                        review = self.review();
                         let at = self.altered(&table, *only).into_iter();
                         let names = at.map(|at| self.tables.version(at).schema.name.clone()).collect();
                         (names, type_texts(change))
@@ -268,7 +289,7 @@ impl Log {
                 | Statement::Alter { change: Alteration::Rename(_) | Alteration::SetSchema(_), .. }
         );
         let tables: Vec<TableName> = tables.into_iter().filter(|name| !is_new || self.is_new(name)).collect();
-        (!tables.is_empty()).then(|| Request { tables, texts, schema: schema.to_owned(), ..Request::default() })
+        (!tables.is_empty()).then(|| Request { tables, texts, schema: schema.to_owned(), review, ..Request::default() })
     }
 
     /// A table that is captured and not known. One that is known was there already, or when the task looked.
@@ -310,15 +331,8 @@ impl Log {
             Alteration::RenameColumn { from, to } => vec![Edit::Rename { from: from.clone(), to: to.clone() }],
             _ => Vec::new(),
         };
-        // Whether rows can be told apart decides how a table is published, and what is not published cannot tell it.
-        let is_told_apart = |catalog: &Described| !identity(&catalog.schema, catalog).is_empty();
-        let was_told_apart = !self.tables.version(at).identity.is_empty();
-        let other = catalog.is_some_and(|catalog| is_told_apart(catalog) != was_told_apart);
-        // Otherwise pgoutput tells of keys itself, and exactly.
-        let catalog = catalog.filter(|_| !edits.is_empty() || other || self.plugin == Plugin::TestDecoding);
-        if other {
-            self.tables.tell(at, &mut changes.entries);
-        }
+        // Of keys pgoutput tells itself, and exactly.
+        let catalog = catalog.filter(|_| !edits.is_empty() || self.plugin == Plugin::TestDecoding);
         self.tables.alter(at, edits, catalog, &mut changes.entries);
     }
 }

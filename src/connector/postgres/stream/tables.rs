@@ -3,7 +3,7 @@
 //! They begin as the task knows them. Statements that the log has recorded change them; so does what the log shows of
 //! them, when no statement has told it. A change is told once, by whichever comes first.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::super::catalog::Described;
@@ -71,17 +71,12 @@ struct Table {
 }
 
 impl Tables {
-    /// The tables as the task knows them, with what the catalog tells of them besides. Of those that are outgrown the log
-    /// tells no rows apart, whatever the catalog says.
-    pub fn new(capture: &Capture, described: &HashMap<TableName, Described>, outgrown: &HashSet<TableName>) -> Tables {
+    /// The tables as the task knows them, with what the catalog tells of them besides.
+    pub fn new(capture: &Capture, described: &HashMap<TableName, Described>) -> Tables {
         let mut tables = Tables { capture: capture.clone(), tables: Vec::new(), by_name: HashMap::new(), told: 0 };
         for schema in capture.tables.iter().filter(|table| (capture.selects)(&table.name)) {
             let described = described.get(&schema.name);
-            let identity = match described {
-                _ if outgrown.contains(&schema.name) => Vec::new(),
-                Some(table) => identity(schema, table),
-                None => sorted(&schema.primary_key),
-            };
+            let identity = described.map_or_else(|| sorted(&schema.primary_key), |table| identity(schema, table));
             let version = Arc::new(TableVersion { schema: schema.clone(), identity });
             let numbers = described.map(numbers).unwrap_or_default();
             tables.by_name.insert(schema.name.clone(), tables.tables.len());

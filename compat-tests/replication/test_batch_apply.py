@@ -70,7 +70,7 @@ def test_one_bad_row_of_a_batch_takes_no_other_along(following):
     source, target = following.source, following.target
     for name in ("t", "other", "loose"):
         source.create(name, KEYED if name != "loose" else "a integer, b text")
-    following.start(batch())
+    following.start(batch() | {"ErrorBehavior": {"FullLoadIgnoreConflicts": False}})
     following.wait_for_load("t", "other", "loose")
     target.execute(f"INSERT INTO {target.table('t')} VALUES (777, 'theirs')")
     numbers = "generate_series(1, 1000)"

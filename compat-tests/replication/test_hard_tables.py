@@ -11,7 +11,7 @@ from pairs import FROM_MARIADB, in_all_directions, pair  # noqa: F401
 
 # Every conflict is told, and LOBs are moved whole.
 SETTINGS = {
-    "ErrorBehavior": {"ApplyErrorDeletePolicy": "LOG_ERROR"},
+    "ErrorBehavior": {"ApplyErrorDeletePolicy": "LOG_ERROR", "FullLoadIgnoreConflicts": False},
     "TargetMetadata": {"LobMaxSize": 1024},
     "FullLoadSettings": {"TargetTablePrepMode": "TRUNCATE_BEFORE_LOAD"},
 }

@@ -25,7 +25,7 @@ def load_among_changes(following, key):
     settings = {"FullLoadSettings": {"TargetTablePrepMode": "TRUNCATE_BEFORE_LOAD", key: True}}
     t = pair.source.table("t")
     with pair.target.held_at("t", 5):
-        following.begin(settings | {"ErrorBehavior": {"ApplyErrorDeletePolicy": "LOG_ERROR"}})
+        following.begin(settings | {"ErrorBehavior": {"ApplyErrorDeletePolicy": "LOG_ERROR", "FullLoadIgnoreConflicts": False}})
         following.task.wait("running")
         pair.wait_for(following.task, "t", "Full load")
         before = following.source.rows("t")

@@ -1,5 +1,8 @@
 """Tasks that follow a source: what they are made and waited for with."""
 
+import re
+import urllib.request
+
 import pytest
 
 from conftest import wait_until
@@ -29,6 +32,14 @@ class Following:
         row = self.task.statistics().get((self.pair.schema, table))
         kinds = ("Inserts", "Updates", "Deletes", "Ddls")
         return row and tuple(row[kind] for kind in kinds), row and tuple(row["Applied" + kind] for kind in kinds)
+
+    def latencies(self, server):
+        """What the metrics tell of the task: its latency at the source and at the target, in seconds."""
+        with urllib.request.urlopen(f"{server.url}/_dms-local/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        of_task = rf'{{.*ReplicationTaskArn="{self.task.arn}"}} (\S+)$'
+        metric = lambda name: float(re.search(rf"^{name}{of_task}", text, re.MULTILINE)[1])
+        return metric("CDCLatencySource"), metric("CDCLatencyTarget")
 
     def wait_for_load(self, *tables):
         for table in tables:

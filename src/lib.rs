@@ -8,7 +8,7 @@
 //!   control ────────► api      aws         what each operation does; the wire shapes; SigV4 as a server sees it
 //!      │   └────────► store                resources, tags and table statistics, in SQLite
 //!      ▼
-//!  replication                             tasks at run time: full load, recovery, statistics, the task's log
+//!  replication                             tasks at run time: load, changes, recovery, statistics, the task's log
 //!      │      │
 //!  connector mapping                       one folder per engine family; the table-mapping rules
 //!      └► data ◄┘                          values, batches, schemas, errors: no I/O, no async
@@ -30,13 +30,22 @@
 //!   see a mapping rule.
 //! - `mapping` turns a table-mapping document into a plan per table.
 //! - `data` is what rows are made of on the way. Memory is bounded by construction: three batches per table that loads,
-//!   each of bounded size, however long a row is.
+//!   each of bounded size, however long a row is; of changes, what the spool keeps in memory and one more piece of the log
+//!   that is being applied.
 //! - `sandbox` starts throw-away database servers, for the demo, the tests and users who have none. It uses nothing else
 //!   of this crate.
 //!
 //! A row's way: `Source → Snapshot → Reader → Batch → Writer → Target`, driven by `replication::pump`, the one data loop.
-//! A change's way: `Source → ChangeReader → Changes → Applier → Target`; PostgreSQL has both ends of it, tasks do not take
-//! it yet.
+//! A change's way: `Source → ChangeReader → Changes → Spool → Apply → Applier → Target`. `replication::follow` has one side
+//! that reads the log and one that applies; between them the spool holds what the target has not taken yet, in memory, then
+//! in a file, then in the source's own log, by not reading on. `replication::apply` keeps the transactions of the source,
+//! folds what happens to a row between two commits of the target, and falls back to one change after the other where a set
+//! of changes fails.
+//!
+//! Nothing is lost because of the order in which things become durable: the target's commit, then the checkpoint in the
+//! store, then the word to the source that it may forget. After a crash the log is read again from the checkpoint; what the
+//! target has already is told by the recovery table, which moves in the target's own transactions, or, without it, is
+//! applied once more in a way that does no harm to a row with a key.
 //!
 //! To add an operation: one line in the table of `control/mod.rs` and one function. To add an engine: one folder and one
 //! line in `connector::ENGINES`; endpoint checks, connection tests and the task runner all read that list.

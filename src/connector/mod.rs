@@ -16,6 +16,7 @@ pub mod testing;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Map, Value as Json};
@@ -218,6 +219,25 @@ pub struct Capture {
     pub lob_bytes_max: Option<u64>,
     /// A piece of the log ends when it holds this many bytes, or at the end of a transaction when nothing more is there.
     pub batch_bytes: usize,
+    /// How long to wait for transactions that are open on the source where the log cannot begin before they end
+    /// (`TransactionConsistencyTimeout`).
+    pub transactions_timeout: Duration,
+}
+
+impl Capture {
+    /// A capture of nothing, by whose name what a task has on its source is found.
+    pub fn of(task: impl Into<String>) -> Capture {
+        Capture {
+            task: task.into(),
+            tables: Vec::new(),
+            loaded_at: HashMap::new(),
+            selects: Arc::new(|_| false),
+            format: Format::Values,
+            lob_bytes_max: None,
+            batch_bytes: 1 << 20,
+            transactions_timeout: Duration::from_secs(600),
+        }
+    }
 }
 
 /// Where a capture without a full load begins.

@@ -1,6 +1,5 @@
 //! Tasks that run: from a resource to its runner, and from the runner's reports to statuses and statistics.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +15,6 @@ use super::task::{find, mapping_fault, settings_fault, transition};
 use super::{endpoint, instance, statistics};
 use crate::api::Fault;
 use crate::connector::{Capture, StartPoint};
-use crate::data::Format;
 use crate::mapping::Mapping;
 use crate::replication::settings::{self, TaskSettings};
 use crate::replication::{
@@ -168,15 +166,7 @@ pub async fn clean_source(context: &Context, task: &Resource) {
     }
     let cleaned = tokio::time::timeout(CLEAN_TIMEOUT, async {
         let source = side(context, task, "SourceEndpointArn").await.map_err(|fault| fault.message)?;
-        let capture = Capture {
-            task: resource_id(&task.arn).to_owned(),
-            tables: Vec::new(),
-            loaded_at: HashMap::new(),
-            selects: Arc::new(|_| false),
-            format: Format::Values,
-            lob_bytes_max: None,
-            batch_bytes: 0,
-        };
+        let capture = Capture::of(resource_id(&task.arn));
         (source.engine.open_source)(source.connection).end_capture(&capture).await.map_err(|error| error.to_string())
     });
     let error = match cleaned.await {

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
@@ -283,6 +284,7 @@ impl Run {
             format: self.rules.format,
             lob_bytes_max: self.rules.lob_bytes_max(),
             batch_bytes: PIECE_BYTES_MAX,
+            transactions_timeout: Duration::from_secs(self.rules.settings.full_load.transaction_consistency_timeout_s),
         }
     }
 

@@ -49,9 +49,9 @@ async fn start(endpoint: &Endpoint, capture: &Capture) -> Result<Created> {
     };
     let plugin = prepare(endpoint, &mut client, capture, chosen).await?;
     match slot {
-        Slot::Own(_) => slot::create(endpoint, &capture.task, plugin).await,
+        Slot::Own(_) => slot::create(endpoint, capture, plugin).await,
         // What was open when the publications came into being does not know them, and has ended when this is made.
-        Slot::Given(_) => slot::create_temporary(endpoint, plugin).await,
+        Slot::Given(_) => slot::create_temporary(endpoint, capture, plugin).await,
     }
 }
 
@@ -155,7 +155,7 @@ pub async fn snapshot_in_log(endpoint: &Endpoint, capture: &Capture, readers: us
     let mut client = endpoint.connect().await?;
     let slot = Slot::of(endpoint, &capture.task);
     let found = slot.find(&mut client).await.map_err(doing)?.ok_or_else(|| doing(slot.missing()))?;
-    let created = slot::create_temporary(endpoint, found.plugin().map_err(doing)?).await.map_err(doing)?;
+    let created = slot::create_temporary(endpoint, capture, found.plugin().map_err(doing)?).await.map_err(doing)?;
     let Created { session, position, snapshot } = created;
     let snapshot = PostgresSnapshot::of(endpoint.clone(), snapshot, session, readers).await?;
     Ok(Beginning { snapshot: Box::new(snapshot), position })

@@ -8,11 +8,8 @@ use uuid::Uuid;
 
 use super::wire::{Client, Rows};
 use super::{Endpoint, sql};
+use crate::connector::Capture;
 use crate::data::{Error, ErrorKind, Position, Result};
-
-/// A slot comes into being when all transactions that are open have ended; DMS waits as long for them
-/// (`TransactionConsistencyTimeout`).
-const CREATION_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// How long a session that holds our slot may take to go by itself, and then when it was told to; and how often that is
 /// looked at.
@@ -216,19 +213,19 @@ pub struct Created {
 }
 
 /// Makes the task's own slot.
-pub async fn create(endpoint: &Endpoint, task: &str, plugin: Plugin) -> Result<Created> {
+pub async fn create(endpoint: &Endpoint, capture: &Capture, plugin: Plugin) -> Result<Created> {
     let session = log_in(endpoint).await?;
-    create_in(session, &own_name(task), "", plugin).await
+    create_in(session, &own_name(&capture.task), "", plugin, capture.transactions_timeout).await
 }
 
 /// Makes a slot that goes with its session: a place in the log and what the database looks like there.
-pub async fn create_temporary(endpoint: &Endpoint, plugin: Plugin) -> Result<Created> {
+pub async fn create_temporary(endpoint: &Endpoint, capture: &Capture, plugin: Plugin) -> Result<Created> {
     let session = log_in(endpoint).await?;
     if session.version() < TEMPORARY_SINCE {
         return Err(Error::fatal("tables cannot be loaded while changes are captured before version 10 of PostgreSQL"));
     }
     let name = format!("dms_{}", Uuid::new_v4().simple());
-    create_in(session, &name, " TEMPORARY", plugin).await
+    create_in(session, &name, " TEMPORARY", plugin, capture.transactions_timeout).await
 }
 
 async fn log_in(endpoint: &Endpoint) -> Result<Client> {
@@ -250,17 +247,26 @@ pub async fn connect(endpoint: &Endpoint) -> Result<Client> {
     endpoint.connect_for_replication().await.map_err(refused)
 }
 
-async fn create_in(mut session: Client, name: &str, temporary: &str, plugin: Plugin) -> Result<Created> {
+/// A slot comes into being when all transactions have ended that are open now; `wait` is how long that may take.
+async fn create_in(
+    mut session: Client,
+    name: &str,
+    temporary: &str,
+    plugin: Plugin,
+    wait: Duration,
+) -> Result<Created> {
     // Older servers export a snapshot without being asked.
     let export = if session.version() < TEMPORARY_SINCE { "" } else { " EXPORT_SNAPSHOT" };
     // A name may begin with a digit.
     let name = sql::identifier(name);
     let command = format!("CREATE_REPLICATION_SLOT {name}{temporary} LOGICAL {}{export}", plugin.name());
-    let answer = match timeout(CREATION_TIMEOUT, session.query_untimed(&command)).await {
+    let answer = match timeout(wait, session.query_untimed(&command)).await {
         Ok(answer) => answer.map_err(|error| refused(error, plugin))?,
         Err(_) => {
-            let seconds = CREATION_TIMEOUT.as_secs();
-            let what = format!("transactions that were open on the source did not end within {seconds} s");
+            let what = format!(
+                "transactions that were open on the source did not end within {} s (TransactionConsistencyTimeout)",
+                wait.as_secs()
+            );
             return Err(Error::recoverable(what));
         }
     };

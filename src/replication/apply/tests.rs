@@ -34,13 +34,11 @@ impl Pair {
         let source = (postgres.open_source)(server.connection(&from));
         let tables = source.describe(&source.tables().await.unwrap()).await.unwrap();
         let capture = Capture {
-            task: from.clone(),
             tables,
-            loaded_at: HashMap::new(),
             selects: Arc::new(|name| name.schema == "public"),
             format: Format::Text,
-            lob_bytes_max: None,
             batch_bytes: 1 << 14,
+            ..Capture::of(&from)
         };
         let Beginning { position, .. } = source.begin_capture(&capture, 1).await.unwrap();
         let mappings = serde_json::json!({ "rules": [{

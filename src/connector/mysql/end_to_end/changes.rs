@@ -33,13 +33,12 @@ impl Pair {
             .collect();
         let schema = self.from.clone();
         Capture {
-            task: format!("TASK{}", self.from),
             tables: source.describe(&tables).await.unwrap(),
-            loaded_at: std::collections::HashMap::new(),
             selects: Arc::new(move |name| name.schema == schema && !name.table.starts_with("skip")),
             format,
             lob_bytes_max: self.lob_bytes_max,
             batch_bytes: self.batch_bytes,
+            ..Capture::of(format!("TASK{}", self.from))
         }
     }
 

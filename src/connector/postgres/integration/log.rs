@@ -25,13 +25,10 @@ pub async fn capture(pair: &Pair, format: Format) -> Capture {
     let tables = pair.source.tables().await.unwrap();
     let tables: Vec<TableEntry> = tables.into_iter().filter(|table| table.name.schema == "public").collect();
     Capture {
-        loaded_at: std::collections::HashMap::new(),
-        task: format!("TASK{}", pair.source_database.to_uppercase()),
         tables: pair.source.describe(&tables).await.unwrap(),
         selects: Arc::new(|name| name.schema == "public"),
         format,
-        lob_bytes_max: None,
-        batch_bytes: 1 << 20,
+        ..Capture::of(format!("TASK{}", pair.source_database.to_uppercase()))
     }
 }
 

@@ -174,15 +174,7 @@ fn table(name: &str, columns: &[(&str, &str)], key: &[usize]) -> Table {
 }
 
 fn interpreter(tables: Vec<Table>) -> Interpreter {
-    let capture = Capture {
-        task: "T".to_owned(),
-        tables: vec![],
-        selects: Arc::new(|name| name.schema == "d"),
-        format: Format::Text,
-        loaded_at: std::collections::HashMap::new(),
-        lob_bytes_max: None,
-        batch_bytes: 1 << 20,
-    };
+    let capture = Capture { selects: Arc::new(|name| name.schema == "d"), format: Format::Text, ..Capture::of("T") };
     let setting = Setting {
         capture,
         server: MYSQL_8,

@@ -6,7 +6,7 @@
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## Migrate a million rows from MariaDB to PostgreSQL with a plain boto3 script and compare them
+demo: ## Migrate a million rows from MariaDB to PostgreSQL with a plain boto3 script, follow changes, and compare all
 	@scripts/setup.sh demo
 	@examples/demo/demo.sh
 

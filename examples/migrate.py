@@ -11,7 +11,7 @@ Without the first line the same script runs against AWS (with subnets of your ow
 also be given as MIGRATE_SOURCE and MIGRATE_TARGET, which keeps the passwords out of the list of processes.
 
 With --migration-type full-load-and-cdc the task goes on after the load and applies to the target what changes on the
-source. When nothing writes to the source any more, this ends it:
+source. When nothing writes to the source any more, and what was written last has come to the target, this ends it:
 
     migrate.py --stop
 """
@@ -28,7 +28,6 @@ from botocore.exceptions import WaiterError
 
 # The default ports of the engines, by their names in DMS.
 PORTS = {"mysql": 3306, "mariadb": 3306, "postgres": 5432}
-
 
 # How long a task gets for what has changed before it is stopped.
 CATCH_UP_SECONDS = 600
@@ -168,7 +167,7 @@ def follows_changes(task):
 
 
 def stop(dms, task_arn):
-    """Stops a task when it has applied what it knows to have changed; returns whether the target has all of it."""
+    """Stops a task when it has applied all changes that it has captured; returns whether it has."""
     filters = by("replication-task-arn", task_arn)
     if task(dms, filters)["Status"] == "running":
         print("Waiting until all changes are applied")
@@ -267,9 +266,9 @@ def print_changes(statistics):
         return f"{applied:,}" if applied == captured else f"{applied:,} of {captured:,}"
 
     kinds = ("Inserts", "Updates", "Deletes", "Ddls")
-    print(f"{'Table':<32} {'State':<20}" + "".join(f"{kind:>14}" for kind in kinds))
+    print(f"{'Table':<32} {'State':<20}" + "".join(f" {kind:>12}" for kind in kinds))
     for table in in_order(statistics):
-        counts = "".join(f"{applied(table, kind):>14}" for kind in kinds)
+        counts = "".join(f" {applied(table, kind):>12}" for kind in kinds)
         print(f"{name_of(table):<32} {table['TableState']:<20}{counts}")
 
 
@@ -351,7 +350,7 @@ def parse_arguments():
     parser.add_argument("--name", default="migrate-example", help="the identifier of everything that is created")
     parser.add_argument("--migration-type", choices=["full-load", "full-load-and-cdc"], default="full-load")
     parser.add_argument("--subnets", nargs="+", default=["subnet-0a1b2c3d", "subnet-4e5f6a7b"], metavar="ID")
-    parser.add_argument("--stop", action="store_true", help="stop the task of an earlier run when it has caught up")
+    parser.add_argument("--stop", action="store_true", help="stop the task when all it has captured is applied")
     parser.add_argument("--clean-up", action="store_true", help="delete everything in the end")
     arguments = parser.parse_args()
     if not arguments.stop and not (arguments.source and arguments.target):

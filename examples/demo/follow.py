@@ -175,13 +175,13 @@ def main():
             time.sleep(LOOK_S)
         committed, last = work.finish()
         seconds = wait_for_last_row(target, arguments.schema, last, time.monotonic())
+    latencies = [1000 * target for _, target in watch.latencies]
     same = wait_for_counts(watch, committed.changes)
     changes, tables = committed.changes.total(), {table for table, _ in committed.changes}
     print(
         f"  The workload committed {committed.transactions:,} transactions with {changes:,} changes"
         f" of {len(tables)} tables, and rolled back {committed.rolled_back:,}"
     )
-    latencies = [1000 * target for _, target in watch.latencies]
     print(
         f"  Latency at the target: median {statistics.median(latencies):.0f} ms, at most {max(latencies):.0f} ms;"
         f" the last row was there {1000 * seconds:.0f} ms after its commit"

@@ -16,7 +16,7 @@ struct Metric {
 const METRICS: &[Metric] = &[
     Metric {
         name: "CDCLatencySource",
-        help: "Seconds from the commit of the newest change to its reading from the source; 0 when there is nothing new.",
+        help: "Seconds from the commit of the newest change until it was read; 0 when there is nothing new.",
         kind: "gauge",
         value: |reading| reading.latency_source_s,
     },

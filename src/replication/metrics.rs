@@ -38,7 +38,7 @@ struct State {
     rows_source: u64,
     rows_target: u64,
     bytes_source: u64,
-    /// When the source committed the newest transaction that was read, where that ends in its log, and how old it was then.
+    /// When the source committed the newest transaction that was read, where that ends in its log, and how old it was.
     newest_read: i64,
     newest_read_at: Option<Position>,
     lag: i64,
@@ -65,8 +65,8 @@ impl Metrics {
         self.state().asked = Some(now());
     }
 
-    /// Rows were read up to a transaction that committed then and ends there, if one is complete. To be told before they
-    /// are passed on: what was applied must have been read.
+    /// Rows were read up to a transaction that committed then and ends there, if one is complete. To be told before
+    /// they are passed on: what was applied must have been read.
     pub fn read(&self, rows: u64, bytes: u64, commit: Option<(i64, &Position)>) {
         self.state().read(rows, bytes, commit, now());
     }
@@ -135,8 +135,8 @@ impl State {
     }
 }
 
-/// When a transaction has committed that is known now. Some logs tell but the second (MariaDB's): then it is the end of that
-/// second, or else all that was just committed would seem to be up to a second old.
+/// When a transaction has committed that is known now. Some logs tell but the second (MariaDB's): then it is the end of
+/// that second, or else all that was just committed would seem to be up to a second old.
 fn committed(time: i64, now: i64) -> i64 {
     let latest = if time % SECOND == 0 { time + SECOND - 1 } else { time };
     latest.min(now)

@@ -401,6 +401,14 @@ pub enum TableChange<'a> {
     },
 }
 
+/// What a statement leaves of the transaction that it came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transaction {
+    Open,
+    /// All before the statement and itself are durable, and what comes needs [`Applier::begin`].
+    Ended,
+}
+
 /// A session that changes rows in transactions. After an error there is only [`Applier::back_to_savepoint`] or
 /// [`Applier::rollback`].
 #[async_trait]
@@ -414,10 +422,10 @@ pub trait Applier: Send {
     /// control table on the target only, never logged.
     fn statement(&self, set: &ChangeSet<'_>) -> String;
 
-    async fn truncate(&mut self, table: &TableSchema) -> Result<()>;
+    async fn truncate(&mut self, table: &TableSchema) -> Result<Transaction>;
 
-    /// Changes a table's definition. An engine whose DDL ends transactions commits what is before it, and begins anew.
-    async fn change_table(&mut self, change: &TableChange<'_>) -> Result<()>;
+    /// Changes a table's definition. An engine whose DDL ends transactions commits what is before it.
+    async fn change_table(&mut self, change: &TableChange<'_>) -> Result<Transaction>;
 
     /// Marks the place to come back to; there is one, the last.
     async fn savepoint(&mut self) -> Result<()>;
@@ -466,6 +474,11 @@ pub trait Target: Send + Sync {
     /// believe in, is ended before this one begins, so that nothing of it lands later.
     async fn applier(&self, _owner: &str, _: Format, _statements_max: usize) -> Result<Box<dyn Applier>> {
         Err(Error::fatal("changes cannot be applied to this engine"))
+    }
+
+    /// The names of a table's columns; none when it is not there.
+    async fn columns(&self, _table: &TableName) -> Result<Vec<String>> {
+        Ok(Vec::new())
     }
 
     /// `CHECKPOINT` of a task in `awsdms_txn_state` of the control schema (empty: the engine's default); `None` when it

@@ -161,7 +161,7 @@ async fn fail(context: &Context, arn: &str, message: String) -> Result<(), Fault
 
 /// Takes away what a task has made on its source. A source that cannot be reached keeps it, which is said in the log.
 pub async fn clean_source(context: &Context, task: &Resource) {
-    if task.spec["Checkpoint"].is_null() && task.body["MigrationType"] == "full-load" {
+    if task.spec["Captures"] != json!(true) {
         return;
     }
     let cleaned = tokio::time::timeout(CLEAN_TIMEOUT, async {

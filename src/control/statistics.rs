@@ -10,8 +10,8 @@ use super::listing::{PageSize, Paging, check_values, page_of};
 use super::{Answer, task};
 use crate::api::shapes::{DescribeTableStatisticsMessage, ReloadTablesMessage};
 use crate::api::{Fault, Timestamp};
-use crate::data::TableName;
-use crate::replication::{Checkpoint, InLog, TableProgress, TableState, recovery_checkpoint};
+use crate::data::{Position, TableName};
+use crate::replication::{InLog, TableProgress, TableState, recovery_checkpoint};
 use crate::store::{Resource, TableRecord};
 
 const PAGE: PageSize = PageSize { default: 100, min: 20, max: 500 };
@@ -95,7 +95,7 @@ pub async fn store(
     task_arn: &str,
     all: &mut Vec<TableProgress>,
     changed: Vec<(usize, TableProgress)>,
-    checkpoint: Option<Checkpoint>,
+    checkpoint: Option<Position>,
 ) -> Result<(), Fault> {
     let records: Vec<TableRecord> = changed.iter().map(|(index, table)| record(*index, table)).collect();
     for (index, table) in changed {
@@ -108,8 +108,8 @@ pub async fn store(
     let change = |task: &mut Resource| {
         sum_up(&mut task.body["ReplicationTaskStats"], all);
         if let Some(checkpoint) = checkpoint {
-            task.body["RecoveryCheckpoint"] = recovery_checkpoint(&checkpoint.position).into();
-            task.spec["Checkpoint"] = json!({ "Position": checkpoint.position, "Clean": checkpoint.clean });
+            task.body["RecoveryCheckpoint"] = recovery_checkpoint(&checkpoint).into();
+            task.spec["Checkpoint"] = json!(checkpoint);
         }
     };
     context.store().put_progress(task_arn, &records, change).await?;
@@ -117,10 +117,8 @@ pub async fn store(
 }
 
 /// Where an earlier run of a task left the source's log.
-pub fn checkpoint(task: &Resource) -> Option<Checkpoint> {
-    let kept = &task.spec["Checkpoint"];
-    let position = serde_json::from_value(kept["Position"].clone()).ok()?;
-    Some(Checkpoint { position, clean: kept["Clean"] == json!(true) })
+pub fn checkpoint(task: &Resource) -> Option<Position> {
+    serde_json::from_value(task.spec["Checkpoint"].clone()).ok()
 }
 
 /// The stop date and the elapsed time of a run that is over.
@@ -243,7 +241,6 @@ pub fn progress(record: &TableRecord) -> Option<TableProgress> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Position;
 
     fn table(state: TableState, rows: u64, rows_estimate: u64) -> TableProgress {
         TableProgress { state, rows, rows_estimate, ..TableProgress::new(TableName::new("s", "t")) }

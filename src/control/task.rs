@@ -139,6 +139,10 @@ pub async fn start(context: &Context, request: StartReplicationTaskMessage) -> A
         task.spec["StopsAfterLoad"] = json!(fresh || !went_on.contains(&before));
         task.spec["Fresh"] = json!(fresh);
         task.spec["Runs"] = json!(runs(task) + 1);
+        if task.body["MigrationType"] != "full-load" {
+            // Whatever becomes of it later: there is something on the source to take away.
+            task.spec["Captures"] = json!(true);
+        }
         positions.write_to(&mut task.body);
         task.body["ReplicationTaskStartDate"] = now.clone();
         task.body["ReplicationTaskStats"] = json!({

@@ -4,6 +4,10 @@
 //! What waits for a transaction of the target is folded (`net`) and applied as sets. Where a set fails, or does not meet
 //! the rows that it should, all that waits is applied again one change after the other, and the task's error policy
 //! decides on each that fails.
+//!
+//! The place in the log becomes durable on the target in the transaction of the changes before it (`own`), so that
+//! whatever happens, nothing is applied twice. Where the target's DDL ends transactions, a statement that defines tables
+//! goes alone: what is complete before it becomes durable with its place first.
 
 mod ddl;
 mod own;
@@ -17,7 +21,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::net::{ApplyFirst, Image, NetChange};
-use super::progress::{AtCheckpoint, Counts};
+use super::progress::{AtCheckpoint, Counts, Standing};
 use super::rules::Rules;
 use crate::connector::{Applier, ApplyException, Target};
 use crate::data::{Changes, Entry, Error, Op, Position, Result, TableName, TableVersion, Value};
@@ -35,7 +39,7 @@ pub struct Start {
     pub from: Option<Position>,
     /// Tables that the target has, with what is known of them.
     pub tables: HashMap<TableName, Known>,
-    /// All up to here may have been applied before: what is there already is no error, nor is what is gone already.
+    /// Up to here it is no error that a row is there already or gone already (`FullLoadIgnoreConflicts`).
     pub tolerant_until: Option<Position>,
     /// The source's commit time beyond which nothing is applied, in microseconds since 1970.
     pub stop_after: Option<i64>,
@@ -49,6 +53,8 @@ pub struct Known {
     pub captured: Counts,
     pub applied: Counts,
     pub suspended: bool,
+    /// It was dropped or renamed: what comes under its name is another table.
+    pub gone: bool,
 }
 
 /// Up to where all is durable on the target.
@@ -106,6 +112,11 @@ pub struct Apply<'a> {
     /// Tables that the log could not tell of, before it told what they look like.
     given_up: Vec<TableName>,
     created: Vec<TableName>,
+    gone: Vec<TableName>,
+    /// The transaction of the source that is coming has changed the definition of tables on the target.
+    defined: bool,
+    /// Became durable before a statement that defines tables.
+    before: Option<Durable>,
 }
 
 /// How far the target's transaction is.
@@ -121,8 +132,7 @@ impl<'a> Apply<'a> {
     /// With a recovery table, what it says the target has for certain is counted and nothing else.
     pub async fn start(rules: &'a Rules, target: &'a dyn Target, start: Start) -> Result<Apply<'a>> {
         let statements_max = rules.settings.change_processing.statement_cache_size;
-        let own = OwnTables::new(rules, target);
-        own.create(target).await?;
+        let own = OwnTables::create(rules, target).await?;
         let applier = target.applier(&rules.task, rules.format, statements_max).await?;
         // Not before an earlier session is gone, which could still move it.
         let applied_until = own.place(target, rules).await?;
@@ -151,12 +161,33 @@ impl<'a> Apply<'a> {
             exceptions: Vec::new(),
             given_up: Vec::new(),
             created: Vec::new(),
+            gone: Vec::new(),
+            defined: false,
+            before: None,
         })
+    }
+
+    /// A log is followed anew from this place: what the target may know of an earlier one does not count.
+    pub async fn begin_at(rules: &Rules, target: &dyn Target, place: &Position) -> Result<()> {
+        let own = OwnTables::create(rules, target).await?;
+        let mut applier = target.applier(&rules.task, rules.format, 1).await?;
+        applier.begin().await?;
+        own.keep_place(applier.as_mut(), rules, place).await?;
+        applier.commit().await
     }
 
     /// Tables that came into being in the log since the last call.
     pub fn take_created(&mut self) -> Vec<TableName> {
         std::mem::take(&mut self.created)
+    }
+
+    /// These tables came into being, and the log lacks rows of them: they have to be loaded.
+    pub fn must_load(&mut self, names: &[TableName], durable: &mut Option<Durable>) {
+        for table in self.tables.iter_mut().flatten().filter(|table| names.contains(&table.version.schema.name)) {
+            table.tally.unloaded = true;
+        }
+        let told = durable.iter_mut().flat_map(|durable| &mut durable.tables);
+        told.filter(|at| names.contains(&at.name)).for_each(|at| at.standing = Standing::Unloaded);
     }
 
     /// In the middle of a transaction of the source.
@@ -210,8 +241,9 @@ impl<'a> Apply<'a> {
                 }
                 Entry::Unreadable { table, reason } => self.give_up(table, reason)?,
                 Entry::Ddl { table, ddl } => {
-                    self.partial = true;
-                    self.ddl(table as usize, &ddl).await?;
+                    let alone = !std::mem::replace(&mut self.partial, true);
+                    self.ddl(table as usize, &ddl, alone).await?;
+                    durable = merge(durable, self.before.take());
                 }
                 Entry::Commit { position, time, .. } => {
                     if self.stop_after.is_some_and(|stop| time > stop) {
@@ -219,8 +251,9 @@ impl<'a> Apply<'a> {
                         return Ok((durable, Some(halt)));
                     }
                     self.end_transaction(position, time);
+                    let defined = std::mem::take(&mut self.defined);
                     let end = self.stop_at.as_ref().is_some_and(|stop| self.complete.as_ref() >= Some(stop));
-                    if end || self.is_enough() {
+                    if end || defined || self.is_enough() {
                         durable = merge(durable, self.commit().await?);
                     }
                     if end {
@@ -277,6 +310,8 @@ impl<'a> Apply<'a> {
 
     /// Takes back what is not durable, of a transaction that is not to be applied.
     async fn undo(&mut self) -> Result<Halt> {
+        self.order.clear();
+        self.tables.iter_mut().flatten().for_each(|table| table.waiting.clear());
         let halt = match self.complete.take() {
             Some(end) => Halt::EndAt(end),
             None => Halt::End,
@@ -296,9 +331,7 @@ impl<'a> Apply<'a> {
     fn end_transaction(&mut self, position: Position, time: i64) {
         self.partial = false;
         self.echo = false;
-        for until in [&mut self.tolerant_until, &mut self.applied_until] {
-            until.take_if(|until| position >= *until);
-        }
+        self.applied_until.take_if(|until| position >= *until);
         self.complete = Some(position);
         self.complete_time = Some(time);
     }
@@ -325,6 +358,10 @@ impl<'a> Apply<'a> {
         }
         let further = Durable { position, time: None, tables: Vec::new(), rows: 0 };
         merge(durable, Some(further))
+    }
+
+    fn is_known(&self, name: &TableName) -> bool {
+        self.known.get(name).is_some_and(|known| !known.gone)
     }
 
     fn slot(&mut self, index: usize) -> &mut Option<Table> {
@@ -358,8 +395,13 @@ impl<'a> Apply<'a> {
             },
             None => Tally::default(),
         };
-        let is_new = !loopback && !self.known.contains_key(name);
-        let table = Table { is_echo: loopback, ..Table::planned(version, self.rules, tally)? };
+        let is_new = !loopback && !self.is_known(name);
+        let mut table = Table { is_echo: loopback, ..Table::planned(version, self.rules, tally)? };
+        if !is_new && !loopback && !self.rules.settings.ddl_handling.handle_source_table_altered {
+            // The target's table has stayed behind.
+            let columns = self.target.columns(&table.plan.target.name).await?;
+            table = Table::new(version, ddl::within(table.plan, &columns), tally);
+        }
         *self.slot(index) = Some(table);
         if is_new {
             // It came into being without a statement that the log tells.
@@ -452,7 +494,9 @@ impl<'a> Apply<'a> {
         self.changes = 0;
         self.since = None;
         self.batch_ended = Instant::now();
-        Ok(self.complete.take().map(|position| self.durable(position)))
+        let Some(position) = self.complete.take() else { return Ok(None) };
+        self.tolerant_until.take_if(|until| position >= *until);
+        Ok(Some(self.durable(position)))
     }
 
     fn durable(&mut self, position: Position) -> Durable {
@@ -461,14 +505,25 @@ impl<'a> Apply<'a> {
                 name: table.plan.source.name.clone(),
                 captured: table.tally.captured,
                 applied: table.tally.applied,
-                suspended: table.tally.suspended,
+                standing: match table.tally {
+                    Tally { suspended: true, .. } => Standing::Suspended,
+                    Tally { unloaded: true, .. } => Standing::Unloaded,
+                    _ => Standing::Followed,
+                },
                 schema: Some(table.version.schema.clone()),
             })
         };
         let mut tables: Vec<AtCheckpoint> = self.tables.iter_mut().flatten().filter_map(at).collect();
         for name in std::mem::take(&mut self.given_up) {
             let Known { captured, applied, .. } = self.known.get(&name).copied().unwrap_or_default();
-            tables.push(AtCheckpoint { name, captured, applied, suspended: true, schema: None });
+            tables.push(AtCheckpoint { name, captured, applied, standing: Standing::Suspended, schema: None });
+        }
+        for name in std::mem::take(&mut self.gone) {
+            let Known { captured, applied, .. } = self.known.get(&name).copied().unwrap_or_default();
+            // A table that has its name by now is told of already.
+            if !tables.iter().any(|at| at.name == name) {
+                tables.push(AtCheckpoint { name, captured, applied, standing: Standing::Followed, schema: None });
+            }
         }
         Durable { position, time: self.complete_time.take(), tables, rows: std::mem::take(&mut self.rows) }
     }

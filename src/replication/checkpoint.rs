@@ -10,20 +10,6 @@ use aws_smithy_types::date_time::Format;
 use crate::connector::StartPoint;
 use crate::data::Position;
 
-/// All of the source's log before this place is on the target.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checkpoint {
-    pub position: Position,
-    /// Nothing after the place is on the target: the run before ended in good order.
-    pub clean: bool,
-}
-
-impl Checkpoint {
-    pub fn unclean(position: Position) -> Checkpoint {
-        Checkpoint { position, clean: false }
-    }
-}
-
 /// The text of `RecoveryCheckpoint`. The numbers around the place are of the service's own machinery and mean nothing
 /// here; of a binary log's place the text has the same one wherever the service has those of a transaction's parts.
 pub fn recovery_checkpoint(position: &Position) -> String {

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::apply::{Apply, Durable, Halt};
-use super::checkpoint::{Checkpoint, StopPoint};
+use super::checkpoint::StopPoint;
 use super::log::task_log;
 use super::progress::Counts;
 use super::run::{Orders, Run, is_own};
@@ -61,20 +61,15 @@ impl Run {
     }
 
     async fn follow_once(self: &Arc<Self>, first: bool, stop_at: Option<Position>, orders: &mut Orders) -> Result<End> {
-        let checkpoint = self.progress.checkpoint().ok_or_else(|| Error::fatal("the task has no checkpoint"))?;
-        let from = checkpoint.position.clone();
+        let from = self.progress.checkpoint().ok_or_else(|| Error::fatal("the task has no checkpoint"))?;
         let settings = &self.rules.settings;
         let (capture, mut start) = self.tables_in_log(&from);
         let cached_until = self.source.log_end().await?;
         let until_cached =
             self.stops_after_load && settings.full_load.stop_task_cached_changes_applied && self.migration.loads();
         start.from = Some(from.clone());
-        if !settings.target_metadata.task_recovery_table_enabled {
-            let ignores_conflicts =
-                first && self.migration.loads() && settings.error_behavior.full_load_ignore_conflicts;
-            if ignores_conflicts || (!first && !checkpoint.clean) {
-                start.tolerant_until = Some(cached_until.clone()).filter(|until| *until > from);
-            }
+        if first && self.migration.loads() && settings.error_behavior.full_load_ignore_conflicts {
+            start.tolerant_until = Some(cached_until.clone()).filter(|until| *until > from);
         }
         start.stop_after = match self.stop {
             Some(StopPoint::CommitTime(time)) if stop_at.is_none() => Some(time),
@@ -82,8 +77,6 @@ impl Run {
         };
         start.stop_at = stop_at;
         self.count_anew();
-        // What is applied from here on must not pass for something that never was.
-        self.progress.advance_and_wait(Checkpoint::unclean(from.clone())).await;
         self.target.record_exceptions(&settings.control_tables.control_schema, &[]).await?;
         let reader = self.source.changes(&capture, &from).await?;
         task_log!(self.rules.log, SourceCapture, Info, "The log is read from position {from}");
@@ -95,8 +88,8 @@ impl Run {
             self.advance(durable, &spool);
         }
         reading.end().await;
-        let position = self.progress.checkpoint().map_or(from, |checkpoint| checkpoint.position);
-        self.progress.advance_and_wait(Checkpoint { position, clean: true }).await;
+        let position = self.progress.checkpoint().unwrap_or(from);
+        self.progress.advance_and_wait(position).await;
         Ok(end)
     }
 
@@ -140,11 +133,13 @@ impl Run {
                     return Ok(End::New(new));
                 }
             }
-            let (durable, halt) = tokio::select! {
+            let (mut durable, halt) = tokio::select! {
                 biased;
                 () = is_set(&mut orders.stopped) => return Ok(End::Stop(StopReason::Normal)),
                 () = sleep_until(server_time.unwrap_or(far)) => return Ok(End::Stop(StopReason::AtServerTime)),
                 Some(names) = orders.reloads.recv() => {
+                    // Whatever comes between now and the load, it is not forgotten.
+                    self.mark_for_reload(&names);
                     reloads.extend(names);
                     continue;
                 }
@@ -156,6 +151,7 @@ impl Run {
             let created = apply.take_created();
             if !created.is_empty() && self.source.adopt(&self.capture(Vec::new()), &created).await? == Adoption::FromNow
             {
+                apply.must_load(&created, &mut durable);
                 new.extend(created);
             }
             if let Some(durable) = durable {
@@ -175,7 +171,7 @@ impl Run {
 
     fn advance(&self, durable: Durable, spool: &Spool) {
         self.metrics.applied(&durable, spool.usage());
-        self.progress.advance(Checkpoint::unclean(durable.position), durable.tables);
+        self.progress.advance(durable.position, durable.tables);
     }
 }
 

@@ -275,7 +275,7 @@ impl Loading {
     async fn start(&mut self, index: usize) -> Result<()> {
         // A reload shows the table as it is now, not as it was when the task started.
         let moment = match self.again.remove(&index) {
-            true => self.load.moment(1).await?,
+            true => self.load.moment(vec![self.plans[&index].source.clone()], 1).await?,
             false => self.moment.clone(),
         };
         let handle = self.running.spawn(self.load.clone().table(index, self.plans[&index].clone(), moment));

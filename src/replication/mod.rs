@@ -20,7 +20,7 @@ mod simulation;
 mod spool;
 mod task;
 
-pub use checkpoint::{BadPosition, Checkpoint, StopPoint, recovery_checkpoint, start_point, stop_point};
+pub use checkpoint::{BadPosition, StopPoint, recovery_checkpoint, start_point, stop_point};
 pub use log::TaskLog;
 pub use metrics::Reading;
 pub use progress::{Counts, InLog, TableProgress, TableState};

@@ -7,7 +7,6 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
-use super::checkpoint::Checkpoint;
 use crate::data::{Op, Position, TableName, TableSchema};
 
 /// `TableState`, in AWS's words.
@@ -102,8 +101,20 @@ pub struct AtCheckpoint {
     pub name: TableName,
     pub captured: Counts,
     pub applied: Counts,
-    pub suspended: bool,
+    pub standing: Standing,
+    /// `None` when the log has no such table any more.
     pub schema: Option<TableSchema>,
+}
+
+/// How a table goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// By its changes.
+    Followed,
+    /// By a load: the log lacks some of its rows.
+    Unloaded,
+    /// Not at all.
+    Suspended,
 }
 
 /// One table of a task, named as the source names it.
@@ -161,7 +172,7 @@ impl TableProgress {
 pub struct News {
     /// With their place in the load order.
     pub tables: Vec<(usize, TableProgress)>,
-    pub checkpoint: Option<Checkpoint>,
+    pub checkpoint: Option<Position>,
     /// Of the checkpoint.
     generation: u64,
 }
@@ -187,7 +198,7 @@ pub struct Progress {
 struct State {
     tables: Vec<(TableProgress, Changed)>,
     places: HashMap<TableName, usize>,
-    checkpoint: Option<Checkpoint>,
+    checkpoint: Option<Position>,
     checkpoint_changed: Changed,
     generation: u64,
 }
@@ -201,7 +212,7 @@ enum Changed {
 
 impl Progress {
     /// What an earlier run has left, which is kept already.
-    pub fn of(tables: Vec<TableProgress>, checkpoint: Option<Checkpoint>) -> Progress {
+    pub fn of(tables: Vec<TableProgress>, checkpoint: Option<Position>) -> Progress {
         let progress = Progress::default();
         {
             let mut state = progress.lock();
@@ -245,20 +256,21 @@ impl Progress {
         }
     }
 
-    pub fn checkpoint(&self) -> Option<Checkpoint> {
+    pub fn checkpoint(&self) -> Option<Position> {
         self.lock().checkpoint.clone()
     }
 
     /// Moves the checkpoint, together with the tables that are what they are at this place.
-    pub fn advance(&self, checkpoint: Checkpoint, tables: Vec<AtCheckpoint>) {
+    pub fn advance(&self, checkpoint: Position, tables: Vec<AtCheckpoint>) {
         let mut state = self.lock();
         for at in tables {
             let place = state.place_of(&at.name);
             let (table, changed) = &mut state.tables[place];
             table.state = match table.state {
-                TableState::Completed | TableState::BeforeLoad | TableState::DoesNotExist => match at.suspended {
-                    true => TableState::Error,
-                    false => TableState::Completed,
+                TableState::Completed | TableState::BeforeLoad | TableState::DoesNotExist => match at.standing {
+                    Standing::Followed => TableState::Completed,
+                    Standing::Unloaded => TableState::BeforeLoad,
+                    Standing::Suspended => TableState::Error,
                 },
                 state => state,
             };
@@ -275,7 +287,7 @@ impl Progress {
     }
 
     /// Moves the checkpoint and waits until it is kept.
-    pub async fn advance_and_wait(&self, checkpoint: Checkpoint) {
+    pub async fn advance_and_wait(&self, checkpoint: Position) {
         let mut saved = self.saved.subscribe();
         self.advance(checkpoint, Vec::new());
         let generation = self.lock().generation;
@@ -291,7 +303,7 @@ impl Progress {
     /// The control plane has kept these.
     pub fn keep(&self, news: News) {
         if let Some(checkpoint) = news.checkpoint {
-            self.saved.send_replace((news.generation, Some(checkpoint.position)));
+            self.saved.send_replace((news.generation, Some(checkpoint)));
         }
     }
 
@@ -374,12 +386,12 @@ mod tests {
             name: name(table),
             captured,
             applied: Counts::default(),
-            suspended: false,
+            standing: Standing::Followed,
             schema: None,
         };
-        progress.advance(Checkpoint::unclean(Position::Lsn(7)), vec![at("a"), at("new")]);
+        progress.advance(Position::Lsn(7), vec![at("a"), at("new")]);
         let news = progress.take_news();
-        assert_eq!(news.checkpoint, Some(Checkpoint::unclean(Position::Lsn(7))));
+        assert_eq!(news.checkpoint, Some(Position::Lsn(7)));
         let told: Vec<_> = news.tables.iter().map(|(index, table)| (*index, table.in_log.captured)).collect();
         assert_eq!(told, [(0, captured), (1, captured)]);
         assert!(progress.take_news().is_empty());

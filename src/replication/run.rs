@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::apply::{Known, Start};
-use super::checkpoint::{Checkpoint, StopPoint};
+use super::apply::{Apply, Known, Start};
+use super::checkpoint::StopPoint;
 use super::control_tables::{ControlTable, is_loopback_prevention};
 use super::follow::Followed;
 use super::full_load::Until;
@@ -116,8 +116,8 @@ impl Run {
         match self.migration {
             Migration::FullLoad => {
                 started().await;
-                if self.waiting(&plans) > 0 {
-                    let moment = self.moment(self.workers(self.waiting(&plans))).await?;
+                if !self.waiting(&plans).is_empty() {
+                    let moment = self.moment_of(&plans).await?;
                     self.load(plans, moment, Until::Finished, &mut orders.reloads).await?;
                 }
                 Ok(StopReason::FullLoadOnlyFinished)
@@ -127,11 +127,17 @@ impl Run {
     }
 
     /// Tables that are still to be loaded.
-    fn waiting(&self, plans: &HashMap<usize, TablePlan>) -> usize {
-        let waits = |index: &&usize| {
+    fn waiting(&self, plans: &HashMap<usize, TablePlan>) -> Vec<TableSchema> {
+        let waits = |(index, _): &(&usize, &TablePlan)| {
             matches!(self.progress.get(**index).state, TableState::BeforeLoad | TableState::BeingReloaded)
         };
-        plans.keys().filter(waits).count()
+        plans.iter().filter(waits).map(|(_, plan)| plan.source.clone()).collect()
+    }
+
+    async fn moment_of(&self, plans: &HashMap<usize, TablePlan>) -> Result<Moment> {
+        let waiting = self.waiting(plans);
+        let readers = self.workers(waiting.len());
+        self.moment(waiting, readers).await
     }
 
     async fn replicate(
@@ -144,16 +150,21 @@ impl Run {
         let fresh = self.progress.checkpoint().is_none();
         let mut beginning = if fresh { self.begin(&plans).await? } else { None };
         if !fresh {
-            self.adopt(self.unknown_to_log(&plans)).await?;
+            let unknown = self.unknown_to_log(&plans);
+            self.adopt(unknown.iter().map(|index| plans[index].source.name.clone()).collect()).await?;
+            if !self.migration.loads() {
+                self.take_as_they_are(&unknown, &plans).await?;
+            }
         }
         // Whoever sees the task run may count on it that what changes from now on is captured.
         started().await;
         let mut first = fresh;
         loop {
-            if self.migration.loads() && self.waiting(&plans) > 0 {
+            // Without a full load, that is tables that came into being while the task ran.
+            if !self.waiting(&plans).is_empty() {
                 let moment = match beginning.take() {
                     Some(moment) => moment,
-                    None => self.moment(self.workers(self.waiting(&plans))).await?,
+                    None => self.moment_of(&plans).await?,
                 };
                 self.load(plans.clone(), moment, Until::Loaded, &mut orders.reloads).await?;
                 if settings.stop_task_cached_changes_not_applied && self.stops_after_load {
@@ -192,7 +203,9 @@ impl Run {
                 self.present(*index, plan).await?;
             }
         }
-        self.progress.advance_and_wait(Checkpoint::unclean(position)).await;
+        // First: where the checkpoint is kept and the target goes on from another place, changes would be passed over.
+        Apply::begin_at(&self.rules, self.target.as_ref(), &position).await?;
+        self.progress.advance_and_wait(position).await;
         Ok(moment)
     }
 
@@ -216,10 +229,21 @@ impl Run {
         Ok(())
     }
 
-    /// Planned tables that the capture did not begin with.
-    fn unknown_to_log(&self, plans: &HashMap<usize, TablePlan>) -> Vec<TableName> {
-        let unknown = plans.iter().filter(|(index, _)| self.progress.get(**index).in_log.schema.is_none());
-        unknown.map(|(_, plan)| plan.source.name.clone()).collect()
+    /// Planned tables that the log did not have so far.
+    fn unknown_to_log(&self, plans: &HashMap<usize, TablePlan>) -> Vec<usize> {
+        plans.keys().copied().filter(|index| self.progress.get(*index).in_log.schema.is_none()).collect()
+    }
+
+    /// In a task without a full load, a table that is new to it and that the target has was filled by its user. One that
+    /// the target lacks came into being while the task did not run, and its rows with it.
+    async fn take_as_they_are(&self, unknown: &[usize], plans: &HashMap<usize, TablePlan>) -> Result<()> {
+        for index in unknown {
+            let plan = &plans[index];
+            if !self.target.columns(&plan.target.name).await?.is_empty() {
+                self.present(*index, plan).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn adopt(&self, names: Vec<TableName>) -> Result<Adoption> {
@@ -240,18 +264,28 @@ impl Run {
     }
 
     async fn reload(&self, names: Vec<TableName>, plans: &mut HashMap<usize, TablePlan>) -> Result<()> {
-        for plan in self.plans_of(names).await? {
+        let found = self.plans_of(names.clone()).await?;
+        for name in names.iter().filter(|name| !found.iter().any(|plan| plan.source.name == **name)) {
+            task_log!(self.rules.log, TablesManager, Warning, "Table {name} cannot be loaded again: it does not exist");
+            self.progress.update(self.progress.place_of(name), |table| table.state = TableState::DoesNotExist);
+        }
+        for plan in found {
             let place = self.progress.place_of(&plan.source.name);
             task_log!(self.rules.log, TablesManager, Info, "Table {} is loaded again", plan.source.name);
-            self.progress.update(place, |table| {
+            plans.insert(place, plan);
+        }
+        Ok(())
+    }
+
+    pub fn mark_for_reload(&self, names: &[TableName]) {
+        for name in names {
+            self.progress.update(self.progress.place_of(name), |table| {
                 table.reloaded = true;
                 // With DO_NOTHING it is for the user to empty the table before, says the guide.
                 table.target_was_empty = false;
                 table.state = TableState::BeingReloaded;
             });
-            plans.insert(place, plan);
         }
-        Ok(())
     }
 
     async fn plans_of(&self, names: Vec<TableName>) -> Result<Vec<TablePlan>> {
@@ -260,12 +294,12 @@ impl Run {
         self.source.describe(&entries).await?.iter().map(|table| self.rules.plan(table)).collect()
     }
 
-    /// Opens a view of the source as it is now.
-    pub async fn moment(&self, readers: usize) -> Result<Moment> {
+    /// Opens a view of these tables of the source as they are now.
+    pub async fn moment(&self, tables: Vec<TableSchema>, readers: usize) -> Result<Moment> {
         if !self.migration.has_changes() {
             return Ok(Moment { snapshot: Arc::from(self.source.snapshot(readers).await?), position: None });
         }
-        let Beginning { snapshot, position } = self.source.snapshot_in_log(&self.capture(Vec::new()), readers).await?;
+        let Beginning { snapshot, position } = self.source.snapshot_in_log(&self.capture(tables), readers).await?;
         Ok(Moment { snapshot: Arc::from(snapshot), position: Some(position) })
     }
 
@@ -300,6 +334,7 @@ impl Run {
                 captured: table.in_log.captured,
                 applied: table.in_log.applied,
                 suspended: table.state != TableState::Completed,
+                gone: table.in_log.schema.is_none() && table.state == TableState::Completed,
             };
             start.tables.insert(table.name.clone(), known);
             if let Some(loaded_at) = table.in_log.loaded_at.filter(|loaded_at| loaded_at > from) {
@@ -372,7 +407,14 @@ impl Run {
         let mut known: HashMap<TableName, TableProgress> =
             all.into_iter().map(|table| (table.name.clone(), table)).collect();
         let table = |plan: &TablePlan| match known.remove(&plan.source.name) {
-            Some(table) if matches!(table.state, TableState::Completed | TableState::Error) => table,
+            // Another table than the one of its name that went.
+            Some(table)
+                if table.state == TableState::Error
+                    || table.state == TableState::Completed
+                        && (table.in_log.schema.is_some() || !self.migration.has_changes()) =>
+            {
+                table
+            }
             known => {
                 let known = known.unwrap_or_else(|| TableProgress::new(plan.source.name.clone()));
                 TableProgress {

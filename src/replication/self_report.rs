@@ -142,7 +142,7 @@ impl<'a> SelfReport<'a> {
     }
 
     fn status_row(&self, status: &str, reading: &Reading) -> Vec<Option<String>> {
-        let position = self.run.progress.checkpoint().map(|checkpoint| recovery_checkpoint(&checkpoint.position));
+        let position = self.run.progress.checkpoint().map(|checkpoint| recovery_checkpoint(&checkpoint));
         let read = reading.newest_read.map(moment);
         let waiting = reading.waiting;
         let rest = [

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::checkpoint::{Checkpoint, StopPoint};
+use super::checkpoint::StopPoint;
 use super::log::{TaskLog, task_log};
 use super::metrics::{Metrics, Reading};
 use super::policy;
@@ -20,7 +20,7 @@ use super::self_report::SelfReport;
 use super::settings::{Logging, TaskSettings};
 use super::spool::Pause;
 use crate::connector::{Connection, Engine, StartPoint};
-use crate::data::{Error, ErrorKind, Format, TableName};
+use crate::data::{Error, ErrorKind, Format, Position, TableName};
 use crate::mapping::Mapping;
 
 /// How often counts go to the control plane while rows move; changes of state go at once.
@@ -58,7 +58,7 @@ pub struct TaskSpec {
     /// Tables as an earlier run left them, to resume from; empty for a fresh start.
     pub tables: Vec<TableProgress>,
     /// Where an earlier run left the source's log; none for a fresh start.
-    pub checkpoint: Option<Checkpoint>,
+    pub checkpoint: Option<Position>,
     /// The file for changes that wait and are too many for memory.
     pub spool: PathBuf,
     pub log: Arc<TaskLog>,
@@ -73,7 +73,7 @@ pub enum Report {
     /// checkpoint that goes with them.
     Progress {
         tables: Vec<(usize, TableProgress)>,
-        checkpoint: Option<Checkpoint>,
+        checkpoint: Option<Position>,
         /// To be told when all of it is kept, together. Dropped when it could not be: then it comes again.
         kept: oneshot::Sender<()>,
     },
@@ -317,7 +317,7 @@ async fn attempts(run: &Arc<Run>, reports: &mpsc::Sender<Report>, orders: &mut O
             return Outcome::Failed(last_error(&error, "FATAL"));
         }
         let completed = run.progress.all().iter().filter(|table| table.state == TableState::Completed).count();
-        let achieved = Some((completed, run.progress.checkpoint().map(|checkpoint| checkpoint.position)));
+        let achieved = Some((completed, run.progress.checkpoint()));
         if achieved_before.is_some() && achieved != achieved_before {
             // Something was achieved: the count of failures in a row starts again.
             failures = 0;

@@ -25,7 +25,7 @@ use super::columns::named;
 use super::target::Places;
 use super::wire::{Client, Done};
 use super::{Settings, quote_table, quote_text};
-use crate::connector::{Applier, ChangeSet, Conflict, Connection, Key, RowChange, TableChange};
+use crate::connector::{Applier, ChangeSet, Conflict, Connection, Key, RowChange, TableChange, Transaction};
 use crate::data::{Error, ErrorKind, Format, Op, Result, TableName, TableSchema, Value};
 use direct::with_kept;
 use rows::{Group, groups, key_fields, new_fields};
@@ -126,7 +126,7 @@ impl MySqlApplier {
         self.session.run(&[statement]).await.map(|outcomes| outcomes.last().copied().unwrap_or_default())
     }
 
-    async fn empty(&mut self, table: &TableSchema) -> Result<()> {
+    async fn empty(&mut self, table: &TableSchema) -> Result<Transaction> {
         let place = self.places.of(&table.name);
         let quoted = quote_table(&place);
         if !self.changed && self.is_large(&place).await? {
@@ -134,7 +134,7 @@ impl MySqlApplier {
             match self.run(format!("TRUNCATE TABLE {quoted}")).await {
                 Ok(_) => {
                     self.transaction_ended();
-                    return Ok(());
+                    return Ok(Transaction::Ended);
                 }
                 // Not allowed to, or not this table.
                 Err(error) if error.kind != ErrorKind::Recoverable => {}
@@ -146,7 +146,7 @@ impl MySqlApplier {
             self.savepoint = Savepoint::Set;
         }
         self.changed = true;
-        self.run(format!("DELETE FROM {quoted}")).await.map(drop)
+        self.run(format!("DELETE FROM {quoted}")).await.map(|_| Transaction::Open)
     }
 
     async fn is_large(&mut self, place: &TableName) -> Result<bool> {
@@ -213,17 +213,18 @@ impl Applier for MySqlApplier {
     /// place in the log that belongs to it, and would be applied twice after a crash; so rows are deleted instead, which
     /// can also be undone. Of a large table that takes long, and one that nothing was changed before in the transaction
     /// is emptied by a true TRUNCATE: applied twice it does what it does once. It cannot be undone.
-    async fn truncate(&mut self, table: &TableSchema) -> Result<()> {
+    async fn truncate(&mut self, table: &TableSchema) -> Result<Transaction> {
         self.empty(table).await.map_err(|error| error.while_doing(format!("truncate {}", table.name)))
     }
 
-    async fn change_table(&mut self, change: &TableChange<'_>) -> Result<()> {
+    async fn change_table(&mut self, change: &TableChange<'_>) -> Result<Transaction> {
         let names = table_change::names(change);
         names.iter().for_each(|name| self.forget(name));
         // Whether or not the statement itself succeeds.
         self.run("COMMIT".to_owned()).await?;
         self.transaction_ended();
         let changed = table_change::change(self.session.client(), &self.places, change).await;
+        let changed = changed.map(|()| Transaction::Ended);
         changed.map_err(|error| error.while_doing(format!("change the definition of {}", names[names.len() - 1])))
     }
 

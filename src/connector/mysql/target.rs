@@ -174,6 +174,13 @@ impl Target for MySqlTarget {
         Ok(Box::new(applier))
     }
 
+    async fn columns(&self, table: &TableName) -> Result<Vec<String>> {
+        let mut client = self.connect().await?;
+        let columns = find_columns(&mut client, &self.places.of(table)).await?;
+        client.close().await;
+        Ok(columns.into_iter().map(|column| column.name).collect())
+    }
+
     async fn recovery_checkpoint(&self, control_schema: &str, task: &str) -> Result<Option<String>> {
         let name = control_table(control_schema, "awsdms_txn_state");
         let mut client = self.connect().await?;

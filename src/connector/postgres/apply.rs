@@ -11,7 +11,7 @@ use super::copy::{encode_unescaped, encode_values};
 use super::target::TargetColumn;
 use super::wire::{Client, Loaded};
 use super::{Endpoint, alter, sql};
-use crate::connector::{Applier, ChangeSet, Conflict, Key, RowChange, TableChange};
+use crate::connector::{Applier, ChangeSet, Conflict, Key, RowChange, TableChange, Transaction};
 use crate::data::{Error, Format, Op, Result, TableName, TableSchema, Value};
 
 /// Rows are found by the key's index, whatever the planner believes of a table that has only begun to grow: the plan of a
@@ -337,14 +337,16 @@ impl Applier for PostgresApplier {
         }
     }
 
-    async fn truncate(&mut self, table: &TableSchema) -> Result<()> {
-        self.client.query_untimed(&format!("TRUNCATE {}", sql::table(&table.name))).await.map(drop)
+    async fn truncate(&mut self, table: &TableSchema) -> Result<Transaction> {
+        self.client.query_untimed(&format!("TRUNCATE {}", sql::table(&table.name))).await?;
+        Ok(Transaction::Open)
     }
 
-    async fn change_table(&mut self, change: &TableChange<'_>) -> Result<()> {
+    async fn change_table(&mut self, change: &TableChange<'_>) -> Result<Transaction> {
         self.defined = true;
         alter::change(&mut self.client, &self.endpoint, change).await?;
-        self.forget().await
+        self.forget().await?;
+        Ok(Transaction::Open)
     }
 
     async fn savepoint(&mut self) -> Result<()> {

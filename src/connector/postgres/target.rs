@@ -116,6 +116,11 @@ impl Target for PostgresTarget {
         Ok(Box::new(PostgresApplier::start(&self.endpoint, owner, format, statements_max).await?))
     }
 
+    async fn columns(&self, table: &TableName) -> Result<Vec<String>> {
+        let mut client = self.endpoint.connect().await?;
+        Ok(TargetColumn::read(&mut client, table).await?.into_keys().collect())
+    }
+
     async fn recovery_checkpoint(&self, control_schema: &str, task: &str) -> Result<Option<String>> {
         let doing = |error: Error| error.while_doing(format!("read {STATE_TABLE}"));
         let mut client = self.endpoint.connect().await.map_err(doing)?;

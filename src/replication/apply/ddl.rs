@@ -9,8 +9,8 @@ use super::super::log::task_log;
 use super::super::policy::{self, Action};
 use super::super::rules::Rules;
 use super::table::{Table, Tally};
-use super::{Apply, Stage, unknown};
-use crate::connector::TableChange;
+use super::{Apply, Known, Stage, unknown};
+use crate::connector::{TableChange, Transaction};
 use crate::data::{ColumnChange, Ddl, Error, ErrorKind, Format, Result, TableName, TableVersion};
 use crate::mapping::TablePlan;
 
@@ -20,6 +20,9 @@ impl Apply<'_> {
         self.flush().await?;
         let rules = self.rules;
         let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
+        if self.echo {
+            return Ok(());
+        }
         table.tally.captured.ddls += 1;
         table.tally.touched = true;
         let name = table.plan.source.name.clone();
@@ -45,7 +48,10 @@ impl Apply<'_> {
         self.applier.savepoint().await?;
         self.stage = Stage::Filled;
         match self.applier.truncate(&table.plan.target).await {
-            Ok(()) => table.tally.applied.ddls += 1,
+            Ok(left) => {
+                table.tally.applied.ddls += 1;
+                self.after(left);
+            }
             Err(error) if matches!(error.kind, ErrorKind::Recoverable | ErrorKind::Fatal) => return Err(error),
             Err(error) => {
                 self.applier.back_to_savepoint().await?;
@@ -55,13 +61,18 @@ impl Apply<'_> {
         Ok(())
     }
 
-    pub(super) async fn ddl(&mut self, index: usize, ddl: &Ddl) -> Result<()> {
-        self.flush().await?;
+    /// `alone`: nothing of its transaction came before it.
+    pub(super) async fn ddl(&mut self, index: usize, ddl: &Ddl, alone: bool) -> Result<()> {
+        match alone {
+            true => self.before = self.commit().await?,
+            false => self.flush().await?,
+        }
         let (tally, version) = match self.slot(index) {
             Some(table) => (table.tally, Some(table.version.clone())),
             None => (Tally::default(), None),
         };
         let before = self.slot(index).as_ref().map(|table| table.plan.clone());
+        let former = before.as_ref().map(|plan| plan.source.name.clone());
         let translated = translate(self.rules, before.as_ref(), ddl)?;
         let name = match (&translated.after, &before) {
             (Some((version, _)), _) => version.schema.name.clone(),
@@ -75,7 +86,14 @@ impl Apply<'_> {
             }
             return Ok(());
         }
-        if matches!(ddl, Ddl::Create(_)) && !self.known.contains_key(&name) {
+        if self.echo {
+            // The target has it from the statement of its own that this one comes from.
+            if let Some((version, plan)) = translated.after {
+                *self.slot(index) = Some(Table::new(&version, plan, tally));
+            }
+            return Ok(());
+        }
+        if matches!(ddl, Ddl::Create(_)) && !self.is_known(&name) {
             self.created.push(name.clone());
         }
         let tally = match (&version, self.known.get(&name)) {
@@ -92,31 +110,31 @@ impl Apply<'_> {
         };
         table.tally.captured.ddls += 1;
         table.tally.touched = true;
-        if dropped {
-            // What comes under this name again is another table.
-            self.known.remove(&name);
-        }
         *self.slot(index) = Some(table);
-        match translated.ignored {
-            true => {
-                task_log!(
-                    self.rules.log,
-                    TargetApply,
-                    Info,
-                    "A statement that defines table {name} is not carried out"
-                );
-                Ok(())
-            }
-            false => {
-                if self.define(index, translated.steps).await?
-                    && let Some(Some(table)) = self.tables.get_mut(index)
-                {
-                    table.tally.applied.ddls += 1;
-                    task_log!(self.rules.log, TargetApply, Info, "The definition of table {name} was changed");
-                }
-                Ok(())
-            }
+        if translated.ignored {
+            task_log!(self.rules.log, TargetApply, Info, "A statement that defines table {name} is not carried out");
+        } else if self.define(index, translated.steps).await?
+            && let Some(Some(table)) = self.tables.get_mut(index)
+        {
+            table.tally.applied.ddls += 1;
+            task_log!(self.rules.log, TargetApply, Info, "The definition of table {name} was changed");
         }
+        if dropped {
+            self.leave(index, name);
+        } else if let Some(former) = former.filter(|former| *former != name) {
+            self.leave(index, former);
+        }
+        Ok(())
+    }
+
+    /// A table has left its name: what comes under it again is another table.
+    fn leave(&mut self, index: usize, name: TableName) {
+        let Some(Some(table)) = self.tables.get_mut(index) else { return };
+        let Tally { captured, applied, .. } = table.tally;
+        // What is told of a table that was dropped is that it is gone.
+        table.tally.touched &= table.plan.source.name != name;
+        self.known.insert(name.clone(), Known { captured, applied, gone: true, ..Known::default() });
+        self.gone.push(name);
     }
 
     /// Changes the definition of the target's table; tells whether it is done.
@@ -131,17 +149,29 @@ impl Apply<'_> {
         }
         self.changes += 1;
         self.since.get_or_insert_with(Instant::now);
-        self.begin().await?;
-        self.stage = Stage::Filled;
+        self.defined = true;
         for step in &steps {
+            self.begin().await?;
+            self.applier.savepoint().await?;
+            self.stage = Stage::Filled;
             let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
             match self.applier.change_table(&step.change(&table.plan)).await {
-                Ok(()) => {}
+                Ok(left) => self.after(left),
                 Err(error) if matches!(error.kind, ErrorKind::Recoverable | ErrorKind::Fatal) => return Err(error),
-                Err(error) => return self.refused_statement(index, error).map(|()| false),
+                Err(error) => {
+                    self.applier.back_to_savepoint().await?;
+                    return self.refused_statement(index, error).map(|()| false);
+                }
             }
         }
         Ok(true)
+    }
+
+    /// What comes after a statement that has ended the transaction is in a new one, which is marked as such.
+    fn after(&mut self, left: Transaction) {
+        if left == Transaction::Ended {
+            self.stage = Stage::None;
+        }
     }
 
     /// The log cannot tell of a table any more.
@@ -282,8 +312,18 @@ fn step(rules: &Rules, before: Option<&TablePlan>, after: &TablePlan, change: &C
 /// The table as it goes on when the target's keeps its columns: those that it has, found by their new places.
 fn as_before(before: Option<&TablePlan>, after: TablePlan) -> TablePlan {
     let Some(before) = before else { return after };
-    let kept = |name: &str| before.target.columns.iter().any(|column| column.name == name);
+    let columns: Vec<String> = before.target.columns.iter().map(|column| column.name.clone()).collect();
+    within(after, &columns)
+}
+
+/// A plan for those of its columns that the target's table has, if there is such a table.
+pub(super) fn within(plan: TablePlan, columns: &[String]) -> TablePlan {
+    if columns.is_empty() {
+        return plan;
+    }
+    // Not all engines keep the case of names.
+    let has = |name: &str| columns.iter().any(|column| column.eq_ignore_ascii_case(name));
     let left_out: Vec<usize> =
-        (0..after.columns.len()).filter(|index| !kept(&after.target.columns[*index].name)).collect();
-    after.without_columns(&left_out)
+        (0..plan.columns.len()).filter(|index| !has(&plan.target.columns[*index].name)).collect();
+    plan.without_columns(&left_out)
 }

@@ -6,11 +6,11 @@ use super::super::checkpoint::{recovery_checkpoint, start_point};
 use super::super::control_tables::{ControlTable, SERVER_NAME, is_loopback_prevention, moment};
 use super::super::rules::Rules;
 use crate::connector::{Applier, StartPoint, Target};
-use crate::data::{Error, Position, Result, TableName};
+use crate::data::{Error, ErrorKind, Position, Result, TableName};
 
 pub(super) struct OwnTables {
-    /// With `TaskRecoveryTableEnabled`: changes and their place in the log become durable together.
-    txn_state: Option<ControlTable>,
+    /// Changes and their place in the log become durable together.
+    txn_state: ControlTable,
     /// With `EnableLoopbackPrevention`: the first row of every transaction says that it came from here.
     loopback: Option<ControlTable>,
     /// Where the source has the mark of the task of the other direction.
@@ -18,27 +18,24 @@ pub(super) struct OwnTables {
     transactions: u64,
 }
 
+/// Where the place is kept for users who did not ask to see it.
+const QUIET_SCHEMA: &str = "awsdms_control";
+
 impl OwnTables {
-    pub fn new(rules: &Rules, target: &dyn Target) -> OwnTables {
-        let settings = &rules.settings;
-        let family = target.family();
+    /// With the tables on the target where they are missing.
+    pub async fn create(rules: &Rules, target: &dyn Target) -> Result<OwnTables> {
         let loopback = rules.loopback();
-        OwnTables {
-            txn_state: settings
-                .target_metadata
-                .task_recovery_table_enabled
-                .then(|| ControlTable::txn_state(family, &settings.control_tables.control_schema)),
-            loopback: loopback.map(|loopback| ControlTable::loopback_prevention(family, &loopback.target_schema)),
+        let own = OwnTables {
+            txn_state: txn_state(rules, target).await?,
+            loopback: loopback
+                .map(|loopback| ControlTable::loopback_prevention(target.family(), &loopback.target_schema)),
             echo_schema: loopback.map(|loopback| loopback.source_schema.clone()),
             transactions: 0,
-        }
-    }
-
-    pub async fn create(&self, target: &dyn Target) -> Result<()> {
-        for table in [&self.txn_state, &self.loopback].into_iter().flatten() {
+        };
+        if let Some(table) = &own.loopback {
             table.create(target).await?;
         }
-        Ok(())
+        Ok(own)
     }
 
     /// Whether rows of this table of the source mark transactions that came from this task's target.
@@ -57,25 +54,40 @@ impl OwnTables {
 
     /// Up to where the target has all for certain.
     pub async fn place(&self, target: &dyn Target, rules: &Rules) -> Result<Option<Position>> {
-        if self.txn_state.is_none() {
-            return Ok(None);
-        }
-        let schema = &rules.settings.control_tables.control_schema;
-        let Some(text) = target.recovery_checkpoint(schema, &rules.task).await? else { return Ok(None) };
+        let table = self.txn_state.name();
+        let Some(text) = target.recovery_checkpoint(&table.schema, &rules.task).await? else { return Ok(None) };
         match start_point(&text) {
             Ok(StartPoint::At(position)) => Ok(Some(position)),
-            _ => Err(Error::fatal(format!("awsdms_txn_state on the target holds no checkpoint: {text}"))),
+            _ => Err(Error::fatal(format!("{table} on the target holds no checkpoint: {text}"))),
         }
     }
 
     pub async fn keep_place(&self, applier: &mut dyn Applier, rules: &Rules, position: &Position) -> Result<()> {
-        let Some(table) = &self.txn_state else { return Ok(()) };
         let values = [
             Some(SERVER_NAME.to_owned()),
             Some(rules.task.clone()),
             Some(moment(SystemTime::now())),
             Some(recovery_checkpoint(position)),
         ];
-        table.put(applier, rules.format, &values).await
+        self.txn_state.put(applier, rules.format, &values).await
     }
+}
+
+/// The table of the place: with `TaskRecoveryTableEnabled` where the service has it, otherwise out of the way of those who
+/// look for tables in the default schema, if that may be.
+async fn txn_state(rules: &Rules, target: &dyn Target) -> Result<ControlTable> {
+    let (family, settings) = (target.family(), &rules.settings);
+    let named = &settings.control_tables.control_schema;
+    if named.is_empty() && !settings.target_metadata.task_recovery_table_enabled {
+        let quiet = ControlTable::txn_state(family, QUIET_SCHEMA);
+        match quiet.create(target).await {
+            Ok(()) => return Ok(quiet),
+            Err(error) if error.kind == ErrorKind::Recoverable => return Err(error),
+            // A schema of its own may not be made.
+            Err(_) => {}
+        }
+    }
+    let table = ControlTable::txn_state(family, named);
+    table.create(target).await?;
+    Ok(table)
 }

@@ -113,16 +113,6 @@ impl Apply<'_> {
         let rows = [row_change(&self.pieces, change)];
         let set = set(table, change.op, &rows, conflict(rules, tolerant));
         let mut outcome = self.applier.apply(&set).await;
-        if tolerant
-            && outcome.as_ref().is_err_and(|error| error.kind == ErrorKind::Data)
-            && let [RowChange { old: Some(_), new: Some(new) }] = &rows
-        {
-            // The row came under its new key before, and has now come under its old one again.
-            let gone = [RowChange { old: Some(new.clone()), new: None }];
-            self.applier.back_to_savepoint().await?;
-            self.applier.apply(&ChangeSet { op: Op::Delete, rows: &gone, ..set }).await?;
-            outcome = self.applier.apply(&set).await;
-        }
         if let (Ok(0), Op::Update, [RowChange { new: Some(new), .. }]) = (&outcome, change.op, &rows)
             && rules.settings.error_behavior.apply_error_update_policy == ConflictPolicy::UpdateRecord
             && table.plan.columns.iter().all(|column| new.get(*column) != Value::Absent)

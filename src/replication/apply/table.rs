@@ -30,6 +30,8 @@ pub(super) struct Tally {
     pub errors: u64,
     /// Nothing of it is applied any more.
     pub suspended: bool,
+    /// It has to be loaded before it is followed.
+    pub unloaded: bool,
     /// Something of it changed since the last commit.
     pub touched: bool,
 }

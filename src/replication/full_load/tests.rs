@@ -244,7 +244,7 @@ async fn loading(load: &Arc<Run>) -> Loading {
     Loading {
         load: load.clone(),
         plans: plans.into_iter().enumerate().collect(),
-        moment: load.moment(2).await.unwrap(),
+        moment: load.moment(Vec::new(), 2).await.unwrap(),
         until: Until::Finished,
         running: JoinSet::new(),
         active: HashMap::new(),

@@ -121,7 +121,7 @@ class Watch:
         seconds, (source, target) = time.monotonic() - self.started, self.latencies[-1]
         names = zip(KINDS, ("inserts", "updates", "deletes", "DDL"), strict=True)
         counts = "  ".join(f"{name} {of(kind, applied):,}/{of(kind, captured):,}" for kind, name in names)
-        return f"  {seconds:4.1f} s  latency source {source:.2f} s, target {target:.2f} s  {counts}"
+        return f"  {seconds:4.1f} s  latency {source:.2f}/{target:.2f} s  {counts}"
 
 
 def of(kind, counts):
@@ -167,7 +167,7 @@ def main():
     source = urllib.parse.urlsplit(arguments.source)
     work = workload.Workload(source, arguments.schema, arguments.seconds, arguments.rate, arguments.seed)
     with psycopg.connect(arguments.target.replace("postgres://", "postgresql://", 1), autocommit=True) as target:
-        print("  Latency, and how many changes are applied of those captured:")
+        print("  Latency at source/target, and changes applied/captured:")
         watch = Watch(task)
         work.start()
         while work.is_running():
@@ -183,7 +183,7 @@ def main():
         f" of {len(tables)} tables, and rolled back {committed.rolled_back:,}"
     )
     print(
-        f"  Latency at the target: median {statistics.median(latencies):.0f} ms, at most {max(latencies):.0f} ms;"
+        f"  Latency at the target: median {statistics.median(latencies):.1f} ms, at most {max(latencies):.0f} ms;"
         f" the last row was there {1000 * seconds:.0f} ms after its commit"
     )
     print("  The task has counted exactly these changes" if same else "  The task has NOT counted the same changes")

@@ -29,9 +29,16 @@ class Following:
         return self.task
 
     def counts(self, table):
-        row = self.task.statistics().get((self.pair.schema, table))
+        """Inserts, updates, deletes and statements that define the table: captured, and applied."""
+        return self.all_counts().get(table, (None, None))
+
+    def all_counts(self):
         kinds = ("Inserts", "Updates", "Deletes", "Ddls")
-        return row and tuple(row[kind] for kind in kinds), row and tuple(row["Applied" + kind] for kind in kinds)
+        return {
+            table: tuple(tuple(row[prefix + kind] for kind in kinds) for prefix in ("", "Applied"))
+            for (schema, table), row in self.task.statistics().items()
+            if schema == self.pair.schema
+        }
 
     def latencies(self, server):
         """What the metrics tell of the task: its latency at the source and at the target, in seconds."""
@@ -42,8 +49,11 @@ class Following:
         return metric("CDCLatencySource"), metric("CDCLatencyTarget")
 
     def wait_for_load(self, *tables):
-        for table in tables:
-            self.pair.wait_for(self.task, table, "Table completed")
+        def loaded():
+            states = self.pair.states(self.task)
+            return all(states.get(table) == "Table completed" for table in tables)
+
+        wait_until(loaded, f"{tables} are loaded")
 
     def wait_until_equal(self, *tables, order="1"):
         """Waits until the tables have the same rows on both sides."""
@@ -57,6 +67,9 @@ class Following:
         except Exception as error:  # the table may not be there yet
             return error
 
+    def wait_until_captured(self, table, captured):
+        wait_until(lambda: self.counts(table)[0] == captured, f"{captured} of {table} are captured")
+
     def wait_for_counts(self, table, captured, applied=None):
         wanted = (captured, applied or captured)
         try:
@@ -64,6 +77,15 @@ class Following:
         except pytest.fail.Exception:
             task = self.task.describe()
             pytest.fail(f"counts of {table} are {self.counts(table)}, not {wanted}; {task['Status']}, {task.get('StopReason')}")
+
+
+def control_rows(side, table):
+    """A control table where it is kept when the settings do not name a schema."""
+    return side.rows(table, "public" if side.is_postgres else "awsdms_control")
+
+
+def resource_id(task):
+    return task.arn.rsplit(":", 1)[1]
 
 
 @pytest.fixture

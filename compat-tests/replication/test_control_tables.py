@@ -2,18 +2,8 @@
 
 import pytest
 from conftest import wait_until
-from following import FOLLOW, Following, clean_up, following  # noqa: F401
+from following import FOLLOW, Following, clean_up, control_rows, following, resource_id  # noqa: F401
 from pairs import Pair, in_all_directions, pair  # noqa: F401
-
-
-
-def control_rows(side, table):
-    schema = "public" if side.is_postgres else "awsdms_control"
-    return side.rows(table, schema)
-
-
-def resource_id(task):
-    return task.arn.rsplit(":", 1)[1]
 
 
 @in_all_directions

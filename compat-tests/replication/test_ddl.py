@@ -1,8 +1,13 @@
 """Statements that define tables, on their way from a source to a target."""
 
+import pytest
+
 from conftest import wait_until
-from following import following  # noqa: F401
-from pairs import in_all_directions, pair  # noqa: F401
+from following import FOLLOW, following  # noqa: F401
+from pairs import FROM_POSTGRES, in_all_directions, pair  # noqa: F401
+
+
+from_postgres = pytest.mark.parametrize("pair", [FROM_POSTGRES], indirect=True)
 
 
 def begin(following, settings=None):
@@ -88,3 +93,85 @@ def test_a_statement_between_a_stop_and_a_resumption_is_carried_out_then(followi
     following.task.wait("running")
     following.wait_until_equal("t")
     following.wait_for_counts("t", (2, 1, 0, 2))
+
+
+@from_postgres
+def test_a_statement_that_the_target_refuses_costs_its_table_and_nothing_else(following):
+    t = begin(following)
+    following.source.create("other", "id integer PRIMARY KEY")
+    following.wait_until_equal("other")
+    following.target.execute(f"CREATE VIEW {following.target.table('seen')} AS SELECT gone FROM {following.target.table('t')}")
+    other = following.source.table("other")
+    following.source.execute(
+        "BEGIN", f"INSERT INTO {other} SELECT generate_series(1, 5)", f"ALTER TABLE {t} DROP COLUMN gone", "COMMIT"
+    )
+    following.source.execute(f"INSERT INTO {other} VALUES (6)")
+    following.wait_until_equal("other")
+    following.pair.wait_for(following.task, "t", "Table error")
+    following.wait_for_counts("other", (6, 0, 0, 1))
+
+
+@in_all_directions
+def test_what_takes_the_name_of_another_table_is_a_table_of_its_own(following):
+    t = begin(following)
+    old = following.source.table("old")
+    rename = f"ALTER TABLE {t} RENAME TO old" if following.source.is_postgres else f"RENAME TABLE {t} TO {old}"
+    following.source.execute(rename, f"INSERT INTO {old} VALUES (3, 'three', 3)")
+    following.source.create("t", "id integer PRIMARY KEY")
+    following.source.execute(f"INSERT INTO {t} VALUES (10)")
+    following.wait_until_equal("old", "t")
+    following.source.execute(f"INSERT INTO {t} VALUES (11)", f"UPDATE {old} SET gone = 0")
+    following.wait_until_equal("old", "t")
+
+
+@in_all_directions
+def test_a_table_may_come_again_after_its_end(following):
+    t = begin(following, {"ErrorBehavior": {"FailOnNoTablesCaptured": False}})
+    following.source.execute(f"DROP TABLE {t}")
+    wait_until(lambda: "t" not in following.target.tables(), "the table is gone")
+    following.task.stop()
+    following.task.wait("stopped")
+    following.task.start("resume-processing")
+    following.task.wait("running")
+    following.source.create("t", "id integer PRIMARY KEY, another integer")
+    following.source.execute(f"INSERT INTO {t} VALUES (1, 1)")
+    following.wait_until_equal("t")
+    following.task.stop()
+    following.task.wait("stopped")
+    # While nobody reads the log.
+    following.source.execute(f"DROP TABLE {t}")
+    following.source.create("t", "id integer PRIMARY KEY, third integer")
+    following.source.execute(f"INSERT INTO {t} VALUES (2, 2)")
+    following.task.start("resume-processing")
+    following.task.wait("running")
+    following.wait_until_equal("t")
+    following.source.execute(f"INSERT INTO {t} VALUES (3, 3)")
+    following.wait_until_equal("t")
+    assert following.target.columns("t") == ["id", "third"]
+
+
+@in_all_directions
+def test_a_table_that_keeps_its_columns_does_so_after_a_resumption(following):
+    t = begin(following, policy(HandleSourceTableAltered=False))
+    following.source.execute(f"ALTER TABLE {t} ADD COLUMN late integer", f"INSERT INTO {t} VALUES (3, 'three', 3, 3)")
+    following.wait_for_counts("t", (1, 0, 0, 1), (1, 0, 0, 0))
+    following.task.stop()
+    following.task.wait("stopped")
+    following.task.start("resume-processing")
+    following.task.wait("running")
+    following.source.execute(f"INSERT INTO {t} VALUES (4, 'four', 4, 4)")
+    following.wait_for_counts("t", (2, 0, 0, 1), (2, 0, 0, 0))
+    assert [row[0] for row in following.target.rows("t")] == [1, 2, 3, 4]
+
+
+@in_all_directions
+def test_a_task_without_a_full_load_has_all_of_a_table_that_comes_into_being(following):
+    following.source.create("t", "id integer PRIMARY KEY")
+    following.start(**FOLLOW)
+    following.source.create("new", "id integer PRIMARY KEY")
+    new = following.source.table("new")
+    following.source.execute(f"INSERT INTO {new} VALUES (1)")
+    following.wait_until_equal("new")
+    following.source.execute(f"INSERT INTO {new} VALUES (2)")
+    following.wait_until_equal("new")
+    following.pair.wait_for(following.task, "new", "Table completed")

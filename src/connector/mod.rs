@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Map, Value as Json};
+use tokio::sync::watch;
 
 use crate::data::{
     Batch, Changes, Error, Family, Format, Op, Position, Result, Row, TableKind, TableName, TableSchema,
@@ -152,8 +153,8 @@ pub trait Source: Send + Sync {
         Ok(Adoption::InLog)
     }
 
-    /// Reads the log from a place where a capture began or was confirmed.
-    async fn changes(&self, _: &Capture, _from: &Position) -> Result<Box<dyn ChangeReader>> {
+    /// Reads the log from a place where a capture began or that was durable.
+    async fn changes(&self, _: &Capture, _from: &Position, _: DurablePlace) -> Result<Box<dyn ChangeReader>> {
         Err(Error::fatal(NO_LOG))
     }
 
@@ -266,6 +267,10 @@ pub struct Beginning {
     pub position: Position,
 }
 
+/// All before this place is durable on the target, and the place itself is kept: the source may forget it. A reader looks
+/// at it at any time, because a source may wait for the word while nothing is read.
+pub type DurablePlace = watch::Receiver<Option<Position>>;
+
 /// Reads a source's log.
 #[async_trait]
 pub trait ChangeReader: Send {
@@ -275,9 +280,6 @@ pub trait ChangeReader: Send {
 
     /// Keeps the connection while nobody reads. Ends only with an error.
     async fn keep_alive(&mut self) -> Error;
-
-    /// All before this place is durable on the target: the source may forget it.
-    async fn confirm(&mut self, position: &Position) -> Result<()>;
 }
 
 /// `TargetTablePrepMode`.

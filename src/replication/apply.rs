@@ -113,7 +113,7 @@ pub struct Apply<'a> {
     given_up: Vec<TableName>,
     created: Vec<TableName>,
     gone: Vec<TableName>,
-    /// The transaction of the source that is coming has changed the definition of tables on the target.
+    /// The definition of tables of the target has changed since its last commit.
     defined: bool,
     /// Became durable before a statement that defines tables.
     before: Option<Durable>,
@@ -251,9 +251,8 @@ impl<'a> Apply<'a> {
                         return Ok((durable, Some(halt)));
                     }
                     self.end_transaction(position, time);
-                    let defined = std::mem::take(&mut self.defined);
                     let end = self.stop_at.as_ref().is_some_and(|stop| self.complete.as_ref() >= Some(stop));
-                    if end || defined || self.is_enough() {
+                    if end || self.defined || self.is_enough() {
                         durable = merge(durable, self.commit().await?);
                     }
                     if end {
@@ -325,6 +324,7 @@ impl<'a> Apply<'a> {
             self.applier.rollback().await?;
             self.stage = Stage::None;
         }
+        self.defined = false;
         Ok(())
     }
 
@@ -356,7 +356,8 @@ impl<'a> Apply<'a> {
         for until in [&mut self.tolerant_until, &mut self.applied_until] {
             until.take_if(|until| position >= *until);
         }
-        let further = Durable { position, time: None, tables: Vec::new(), rows: 0 };
+        // With the tables that the log could not tell of.
+        let further = self.durable(position);
         merge(durable, Some(further))
     }
 
@@ -483,6 +484,10 @@ impl<'a> Apply<'a> {
             // Before the commit: rather told twice than lost.
             let schema = &self.rules.settings.control_tables.control_schema;
             self.target.record_exceptions(schema, &std::mem::take(&mut self.exceptions)).await?;
+        }
+        if std::mem::take(&mut self.defined) {
+            // The statement may have ended its transaction, and its place is not kept yet.
+            self.begin().await?;
         }
         if self.stage != Stage::None {
             if let Some(position) = &self.complete {

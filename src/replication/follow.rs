@@ -78,7 +78,7 @@ impl Run {
         start.stop_at = stop_at;
         self.count_anew();
         self.target.record_exceptions(&settings.control_tables.control_schema, &[]).await?;
-        let reader = self.source.changes(&capture, &from).await?;
+        let reader = self.source.changes(&capture, &from, self.progress.durable()).await?;
         task_log!(self.rules.log, SourceCapture, Info, "The log is read from position {from}");
         let mut apply = Apply::start(&self.rules, self.target.as_ref(), start).await?;
         let spool = Spool::new(&self.spool, self.limits());
@@ -220,11 +220,9 @@ impl Drop for Reading {
 }
 
 async fn read(run: &Run, mut reader: Box<dyn ChangeReader>, spool: &Spool) -> Result<std::convert::Infallible> {
-    let mut saved = run.progress.saved();
     let mut seen = Seen::default();
     loop {
         let mut piece = Changes::default();
-        confirm(reader.as_mut(), &mut saved).await?;
         run.metrics.asks();
         reader.next(&mut piece).await?;
         let (rows, commit) = seen.count(run, &piece);
@@ -269,14 +267,6 @@ async fn tell_pause(run: &Run, spool: &Spool, told: &mut Option<Pause>) {
     }
     let _ = run.reports.send(Report::ReadingPaused(pause.clone())).await;
     *told = Some(pause);
-}
-
-async fn confirm(reader: &mut dyn ChangeReader, saved: &mut watch::Receiver<(u64, Option<Position>)>) -> Result<()> {
-    let position = saved.borrow_and_update().1.clone();
-    match position {
-        Some(position) => reader.confirm(&position).await,
-        None => Ok(()),
-    }
 }
 
 /// Counts what is read, by table, transaction after transaction.

@@ -62,7 +62,7 @@ impl Metrics {
 
     /// The source is asked for what comes next.
     pub fn asks(&self) {
-        self.state().asked = Some(now());
+        self.state().asked.get_or_insert_with(now);
     }
 
     /// Rows were read up to a transaction that committed then and ends there, if one is complete. To be told before
@@ -89,7 +89,9 @@ impl State {
     fn read(&mut self, rows: u64, bytes: u64, commit: Option<(i64, &Position)>, now: i64) {
         self.rows_source += rows;
         self.bytes_source += bytes;
-        self.asked = None;
+        if rows > 0 || commit.is_some() {
+            self.asked = None;
+        }
         if let Some((time, position)) = commit {
             let committed = committed(time, now);
             self.newest_read = time;
@@ -182,7 +184,8 @@ mod tests {
         state.read(3, 30, Some((second, &Position::Lsn(2))), NOW);
         state.asked = Some(NOW);
         assert_eq!(latencies(&state, NOW), (2.0, 4.0));
-        // The source has no more, and the target stands still.
+        // The source has no more but a sign of life, and the target stands still.
+        state.read(0, 0, None, NOW + 2 * SECOND);
         assert_eq!(latencies(&state, NOW + 3 * SECOND), (0.0, 7.0));
         state.applied(&durable(1, first, 5), Usage::default(), NOW);
         assert_eq!(latencies(&state, NOW + 3 * SECOND), (0.0, 7.0));

@@ -190,8 +190,10 @@ pub struct Progress {
     state: Mutex<State>,
     /// Woken when a table changes its state or the checkpoint moves; counts alone wait for the reporter's next turn.
     pub state_changed: Notify,
-    /// The generation of the checkpoint that was kept last, and its place.
-    saved: watch::Sender<(u64, Option<Position>)>,
+    /// The generation of the checkpoint that was kept last …
+    saved: watch::Sender<u64>,
+    /// … and its place.
+    durable: watch::Sender<Option<Position>>,
 }
 
 #[derive(Debug, Default)]
@@ -292,18 +294,19 @@ impl Progress {
         self.advance(checkpoint, Vec::new());
         let generation = self.lock().generation;
         // The sender lives as long as we do.
-        let _ = saved.wait_for(|(kept, _)| *kept >= generation).await;
+        let _ = saved.wait_for(|kept| *kept >= generation).await;
     }
 
-    /// Tells of each checkpoint that was kept.
-    pub fn saved(&self) -> watch::Receiver<(u64, Option<Position>)> {
-        self.saved.subscribe()
+    /// The place of the checkpoint that was kept last.
+    pub fn durable(&self) -> watch::Receiver<Option<Position>> {
+        self.durable.subscribe()
     }
 
     /// The control plane has kept these.
     pub fn keep(&self, news: News) {
         if let Some(checkpoint) = news.checkpoint {
-            self.saved.send_replace((news.generation, Some(checkpoint)));
+            self.durable.send_replace(Some(checkpoint));
+            self.saved.send_replace(news.generation);
         }
     }
 
@@ -400,9 +403,10 @@ mod tests {
         progress.give_back(news);
         let news = progress.take_news();
         assert_eq!((news.tables.len(), news.checkpoint.is_some()), (2, true));
-        let mut saved = progress.saved();
+        let durable = progress.durable();
+        assert_eq!(*durable.borrow(), None);
         progress.keep(news);
-        assert_eq!(saved.borrow_and_update().1, Some(Position::Lsn(7)));
+        assert_eq!(*durable.borrow(), Some(Position::Lsn(7)));
     }
 
     #[test]

@@ -250,9 +250,4 @@ impl ChangeReader for MySqlChanges {
     async fn keep_alive(&mut self) -> Error {
         self.stream.watch().await.while_doing("read the log")
     }
-
-    /// The server keeps its log as long as it was told to, whatever a replica has read.
-    async fn confirm(&mut self, _: &Position) -> Result<()> {
-        Ok(())
-    }
 }

@@ -63,10 +63,16 @@ pub(super) fn column_types(table: &TableSchema, dialect: Dialect) -> Vec<String>
     }
     let mut types: Vec<String> = table.columns.iter().map(|column| target_type(column.data_type)).collect();
     move_off_row(&mut types, &table.primary_key);
+    // Other engines tell upper from lower case in keys, and blanks at their end: MySQL's default collation would call rows
+    // duplicates. Blanks count in MariaDB's collation alone, which MySQL does not have.
+    let collation = match dialect {
+        Dialect::Exact => "utf8mb4_nopad_bin",
+        Dialect::Portable => "utf8mb4_bin",
+    };
     for index in &table.primary_key {
-        // Other engines tell upper from lower case in keys; MySQL's default collation would call rows duplicates.
         if matches!(base(&types[*index]), "VARCHAR" | "LONGTEXT") {
-            types[*index].push_str(" CHARACTER SET utf8mb4 COLLATE utf8mb4_bin");
+            types[*index].push_str(" CHARACTER SET utf8mb4 COLLATE ");
+            types[*index].push_str(collation);
         }
     }
     types
@@ -217,7 +223,7 @@ mod tests {
         let types = column_types(&foreign, Dialect::Exact);
         assert_eq!(
             create_statement(&foreign.name, &foreign, &types, CreateKey::WithTable, 3072),
-            "CREATE TABLE `s`.`t``x` (`id` VARCHAR(40) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL, \
+            "CREATE TABLE `s`.`t``x` (`id` VARCHAR(40) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin NOT NULL, \
              `at` DATETIME(6) NULL, PRIMARY KEY (`id`)) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4"
         );
         let own = table(Family::MySql, &[("at", DataType::DateTime { scale: 0 }, "timestamp", false)], &[0]);

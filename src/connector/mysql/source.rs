@@ -6,7 +6,9 @@ use super::changes::{self, MySqlChanges, Undone};
 use super::type_map::{Declared, source_type};
 use super::wire::Client;
 use super::{Settings, Side, connect, quote_text, snapshot};
-use crate::connector::{Beginning, Capture, ChangeReader, Connection, Snapshot, Source, StartPoint, TableEntry};
+use crate::connector::{
+    Beginning, Capture, ChangeReader, Connection, DurablePlace, Snapshot, Source, StartPoint, TableEntry,
+};
 use crate::data::{Column, Family, Position, Result, TableKind, TableName, TableSchema};
 
 /// Tables described by one query of the catalog.
@@ -115,7 +117,8 @@ impl Source for MySqlSource {
         changes::end(self).await
     }
 
-    async fn changes(&self, capture: &Capture, from: &Position) -> Result<Box<dyn ChangeReader>> {
+    /// The server keeps its log as long as it was told to, whatever a replica has read.
+    async fn changes(&self, capture: &Capture, from: &Position, _: DurablePlace) -> Result<Box<dyn ChangeReader>> {
         Ok(Box::new(MySqlChanges::start(self, capture, from).await?))
     }
 

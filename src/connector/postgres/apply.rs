@@ -1,6 +1,6 @@
 //! Applying changes to a PostgreSQL database: a statement for each set of rows, whose values come as one array a column.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::copy::{encode_unescaped, encode_values};
-use super::target::TargetColumn;
+use super::target::{TargetColumn, unique_indexes};
 use super::wire::{Client, Loaded};
 use super::{Endpoint, alter, sql};
 use crate::connector::{Applier, ChangeSet, Conflict, Key, RowChange, TableChange, Transaction};
@@ -17,6 +17,9 @@ use crate::data::{Error, Format, Op, Result, TableName, TableSchema, Value};
 /// Rows are found by the key's index, whatever the planner believes of a table that has only begun to grow: the plan of a
 /// prepared statement outlives what it was made for.
 const SESSION: &str = "SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off";
+
+/// Since when there are identity columns.
+const IDENTITY_SINCE: u32 = 100_000;
 
 /// Since when there is a compiler, which takes what is turned off for so expensive that it is worth its tens of
 /// milliseconds.
@@ -36,8 +39,7 @@ pub struct PostgresApplier {
     prepared: HashMap<String, u64>,
     statements: u64,
     statements_max: usize,
-    /// Types of the columns that tables have.
-    types: HashMap<TableName, HashMap<String, TargetColumn>>,
+    tables: HashMap<TableName, TargetTable>,
     /// There is one in the transaction.
     savepoint: bool,
     /// Tables have been changed in the transaction.
@@ -67,7 +69,7 @@ impl PostgresApplier {
             prepared: HashMap::new(),
             statements: 0,
             statements_max: statements_max.max(1),
-            types: HashMap::new(),
+            tables: HashMap::new(),
             savepoint: false,
             defined: false,
         })
@@ -75,7 +77,7 @@ impl PostgresApplier {
 
     /// Forgets what was known of tables that are others now.
     async fn forget(&mut self) -> Result<()> {
-        self.types.clear();
+        self.tables.clear();
         if !self.prepared.is_empty() {
             self.prepared.clear();
             self.client.query("DEALLOCATE ALL").await?;
@@ -85,25 +87,40 @@ impl PostgresApplier {
 
     /// Columns that the set has and the target's table may be sent, by their place in the set's table.
     async fn columns(&mut self, table: &TableSchema) -> Result<Vec<ColumnOf>> {
-        if !self.types.contains_key(&table.name) {
+        if !self.tables.contains_key(&table.name) {
             let found = TargetColumn::read(&mut self.client, &table.name).await?;
             if found.is_empty() {
                 return Err(Error::table(format!("table {} does not exist on the target", table.name)));
             }
-            self.types.insert(table.name.clone(), found);
+            self.tables.insert(table.name.clone(), TargetTable { columns: found, unique: None });
         }
-        let types = &self.types[&table.name];
-        let column = |(index, column): (usize, &crate::data::Column)| match types.get(&column.name) {
+        let known = &self.tables[&table.name].columns;
+        let column = |(index, column): (usize, &crate::data::Column)| match known.get(&column.name) {
             Some(found) if found.generated => None,
-            Some(found) => {
-                Some(Ok(ColumnOf { index, name: sql::identifier(&column.name), native: found.native.clone() }))
-            }
+            Some(found) => Some(Ok(ColumnOf {
+                index,
+                name: sql::identifier(&column.name),
+                assigned: found.assigned.clone(),
+                compared: found.compared.clone(),
+                identity: found.identity,
+            })),
             None => {
                 let what = format!("column {} of table {} does not exist on the target", column.name, table.name);
                 Some(Err(Error::table(what)))
             }
         };
         table.columns.iter().enumerate().filter_map(column).collect()
+    }
+
+    /// Whether the target knows by an index when a key is there already.
+    async fn has_index(&mut self, table: &TableSchema, key: &[usize]) -> Result<bool> {
+        let Some(known) = self.tables.get_mut(&table.name) else { return Ok(false) };
+        if known.unique.is_none() {
+            known.unique = Some(unique_indexes(&mut self.client, &table.name).await?);
+        }
+        let key: BTreeSet<&str> = key.iter().map(|column| table.columns[*column].name.as_str()).collect();
+        let is_over = |index: &BTreeSet<String>| index.iter().map(String::as_str).eq(key.iter().copied());
+        Ok(known.unique.iter().flatten().any(is_over))
     }
 
     async fn execute(&mut self, sql: String, parameters: &[Vec<u8>]) -> Result<u64> {
@@ -124,11 +141,27 @@ impl PostgresApplier {
         Ok(rows)
     }
 
-    async fn copy(&mut self, set: &ChangeSet<'_>, columns: &[ColumnOf]) -> Result<u64> {
+    /// A value that the log does not have is the target's own default.
+    async fn inserts(&mut self, set: &ChangeSet<'_>, columns: &[ColumnOf]) -> Result<u64> {
+        let mut inserted = 0;
+        for (written, rows) in by_presence(set, columns) {
+            inserted += self.insert(set, &rows, &of_places(columns, &written)).await?;
+        }
+        Ok(inserted)
+    }
+
+    /// Inserts rows that have the same columns.
+    async fn insert(&mut self, set: &ChangeSet<'_>, rows: &[&RowChange<'_>], columns: &[&ColumnOf]) -> Result<u64> {
         let table = sql::table(&set.table.name);
+        if columns.is_empty() {
+            for _ in rows {
+                self.execute(format!("INSERT INTO {table} DEFAULT VALUES"), &[]).await?;
+            }
+            return Ok(rows.len() as u64);
+        }
         self.client.start_copy_in(&format!("COPY {table} ({}) FROM STDIN", names(columns)))?;
         let mut line = Vec::new();
-        for row in set.rows.iter().filter_map(|row| row.new.as_ref()) {
+        for row in rows.iter().filter_map(|row| row.new.as_ref()) {
             line.clear();
             encode_values(columns.iter().map(|column| row.get(set.columns[column.index])), &mut line);
             line.push(b'\n');
@@ -141,41 +174,63 @@ impl PostgresApplier {
         }
     }
 
+    /// Inserts rows, and gives those whose key is there already the values of the new ones. Rows are taken for the same by
+    /// their key alone: one that only has another unique value in common stands in the way.
     async fn replace(&mut self, set: &ChangeSet<'_>, columns: &[ColumnOf], key: &[usize]) -> Result<u64> {
-        let table = sql::table(&set.table.name);
-        let values = casts(columns, "v");
-        let updates: Vec<String> = columns
-            .iter()
-            .filter(|column| !key.contains(&column.index))
-            .map(|column| format!("{0} = EXCLUDED.{0}", column.name))
-            .collect();
-        let resolution = match updates.is_empty() {
-            true => "DO NOTHING".to_owned(),
-            false => format!("DO UPDATE SET {}", updates.join(", ")),
-        };
-        let keys: Vec<ColumnOf> = columns.iter().filter(|column| key.contains(&column.index)).cloned().collect();
-        let statement = format!(
-            "INSERT INTO {table} ({}) SELECT {values} FROM {} ON CONFLICT ({}) {resolution}",
-            names(columns),
-            arrays(columns.len()),
-            names(&keys)
-        );
-        let parameters: Vec<Vec<u8>> =
-            columns.iter().map(|column| array(set.rows.iter().map(|row| new_value(set, row, column.index)))).collect();
-        self.execute(statement, &parameters).await?;
+        let has_index = self.has_index(set.table, key).await?;
+        for (written, rows) in by_presence(set, columns) {
+            let written = of_places(columns, &written);
+            let (keys, others): (Vec<&ColumnOf>, Vec<&ColumnOf>) =
+                written.iter().partition(|column| key.contains(&column.index));
+            if keys.len() < key.len() {
+                // The target itself gives the key.
+                self.insert(set, &rows, &written).await?;
+                continue;
+            }
+            let updated: Vec<&ColumnOf> = others.iter().filter(|column| !column.identity).copied().collect();
+            let unless_there = match (has_index, updated.is_empty()) {
+                (true, true) => format!("ON CONFLICT ({}) DO NOTHING", names(&keys)),
+                (true, false) => {
+                    let set: Vec<String> =
+                        updated.iter().map(|column| format!("{0} = EXCLUDED.{0}", column.name)).collect();
+                    format!("ON CONFLICT ({}) DO UPDATE SET {}", names(&keys), set.join(", "))
+                }
+                (false, is_key_alone) => {
+                    if !is_key_alone {
+                        self.update(set, &rows, &updated, &keys).await?;
+                    }
+                    format!(
+                        "WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {})",
+                        sql::table(&set.table.name),
+                        found_by(&keys)
+                    )
+                }
+            };
+            let written = [keys, others].concat();
+            let insisting = if self.client.version() >= IDENTITY_SINCE { "OVERRIDING SYSTEM VALUE " } else { "" };
+            let statement = format!(
+                "INSERT INTO {} ({}) {insisting}SELECT {} FROM {} {unless_there}",
+                sql::table(&set.table.name),
+                names(&written),
+                casts(&written),
+                arrays(written.len()),
+            );
+            let parameters: Vec<Vec<u8>> =
+                written.iter().map(|column| array(rows.iter().map(|row| new_value(set, row, column.index)))).collect();
+            self.execute(statement, &parameters).await?;
+        }
         Ok(set.rows.len() as u64)
     }
 
     async fn updates(&mut self, set: &ChangeSet<'_>, columns: &[ColumnOf], key: &[usize]) -> Result<u64> {
         let mut changed = 0;
         for (written, rows) in by_columns(set, columns, key) {
-            let written: Vec<&ColumnOf> = written.iter().map(|place| &columns[*place]).collect();
-            changed += self.update(set, &rows, &written, &of_key(columns, key)).await?;
+            changed += self.update(set, &rows, &of_places(columns, &written), &of_key(columns, key)).await?;
         }
         Ok(changed)
     }
 
-    /// Updates rows that have the same columns to be set.
+    /// Updates rows that have the same columns to be set, and finds those of which nothing is.
     async fn update(
         &mut self,
         set: &ChangeSet<'_>,
@@ -183,13 +238,20 @@ impl PostgresApplier {
         columns: &[&ColumnOf],
         key: &[&ColumnOf],
     ) -> Result<u64> {
-        let mut statement = format!("UPDATE {} AS t SET ", sql::table(&set.table.name));
+        let table = sql::table(&set.table.name);
+        let (values, found_by) = (arrays(key.len() + columns.len()), found_by(key));
+        let mut statement = match columns.is_empty() {
+            true => format!("SELECT FROM {table} AS t, {values} WHERE {found_by}"),
+            false => format!("UPDATE {table} AS t SET "),
+        };
         for (index, column) in columns.iter().enumerate() {
             let comma = if index == 0 { "" } else { ", " };
             // Writing into a String cannot fail.
-            let _ = write!(statement, "{comma}{} = v.c{}::{}", column.name, index + key.len(), column.native);
+            let _ = write!(statement, "{comma}{} = v.c{}::{}", column.name, index + key.len(), column.assigned);
         }
-        let _ = write!(statement, " FROM {} WHERE {}", arrays(key.len() + columns.len()), found_by(key));
+        if !columns.is_empty() {
+            let _ = write!(statement, " FROM {values} WHERE {found_by}");
+        }
         let mut parameters: Vec<Vec<u8>> =
             key.iter().map(|column| array(rows.iter().map(|row| key_value(set, row, column.index)))).collect();
         parameters.extend(columns.iter().map(|column| array(rows.iter().map(|row| new_value(set, row, column.index)))));
@@ -217,9 +279,12 @@ impl PostgresApplier {
                 .iter()
                 .filter(|column| key.contains(&column.index) && key_value(set, row, column.index) != Value::Absent);
             let known: Vec<&ColumnOf> = known.collect();
-            let written: Vec<&ColumnOf> =
-                columns.iter().filter(|column| new_value(set, row, column.index) != Value::Absent).collect();
-            let written = if set.op == Op::Delete { Vec::new() } else { written };
+            let written: Vec<&ColumnOf> = match set.op {
+                Op::Delete => Vec::new(),
+                Op::Insert | Op::Update => {
+                    columns.iter().filter(|column| is_written(set, row, column, column.identity)).collect()
+                }
+            };
             // By their text, because some types know no equality; text is as the source sent it.
             let like: Vec<String> = known
                 .iter()
@@ -229,27 +294,29 @@ impl PostgresApplier {
                         "{}::text IS NOT DISTINCT FROM (($1::text[])[{}])::{}::text",
                         column.name,
                         index + 1,
-                        column.native
+                        column.compared
                     )
                 })
                 .collect();
             let like = if like.is_empty() { "false".to_owned() } else { like.join(" AND ") };
-            let place = format!("ctid = (SELECT ctid FROM {table} WHERE {like} LIMIT 1)");
+            // Each partition has rows of the same places.
+            let place = format!("(tableoid, ctid) = (SELECT tableoid, ctid FROM {table} WHERE {like} LIMIT 1)");
             let statement = match set.op {
                 Op::Delete => format!("DELETE FROM {table} WHERE {place}"),
+                Op::Insert | Op::Update if written.is_empty() => format!("SELECT FROM {table} WHERE {place}"),
                 Op::Insert | Op::Update => {
                     let set: Vec<String> = written
                         .iter()
                         .enumerate()
                         .map(|(index, column)| {
-                            format!("{} = (($2::text[])[{}])::{}", column.name, index + 1, column.native)
+                            format!("{} = (($2::text[])[{}])::{}", column.name, index + 1, column.assigned)
                         })
                         .collect();
                     format!("UPDATE {table} SET {} WHERE {place}", set.join(", "))
                 }
             };
             let mut parameters = vec![array(known.iter().map(|column| key_value(set, row, column.index)))];
-            if set.op != Op::Delete {
+            if !written.is_empty() {
                 parameters.push(array(written.iter().map(|column| new_value(set, row, column.index))));
             }
             changed += self.execute(statement, &parameters).await?;
@@ -299,7 +366,7 @@ impl Applier for PostgresApplier {
             (Op::Insert, Key::Unique(key)) if set.conflict == Conflict::Replace => {
                 self.replace(set, &columns, key).await
             }
-            (Op::Insert, _) => self.copy(set, &columns).await,
+            (Op::Insert, _) => self.inserts(set, &columns).await,
             (_, Key::Any(key)) => self.one_by_one(set, &columns, key).await,
             (Op::Delete, Key::Unique(key)) => self.delete(set, &of_key(&columns, key)).await,
             (Op::Update, Key::Unique(key)) => self.updates(set, &columns, key).await,
@@ -363,7 +430,7 @@ impl Applier for PostgresApplier {
     }
 
     async fn commit(&mut self) -> Result<()> {
-        self.client.query_untimed("COMMIT").await.map(drop)
+        self.client.commit().await
     }
 
     async fn rollback(&mut self) -> Result<()> {
@@ -379,33 +446,55 @@ struct ColumnOf {
     index: usize,
     /// Quoted.
     name: String,
-    native: String,
+    /// As in [`TargetColumn`].
+    assigned: String,
+    compared: String,
+    identity: bool,
 }
 
-/// Rows of an UPDATE by the columns that are set: those that the log has. The key is set only where it may have changed.
-fn by_columns<'a>(
+/// A table as the target has it.
+struct TargetTable {
+    columns: HashMap<String, TargetColumn>,
+    /// The columns of its unique indexes, once somebody has asked for them.
+    unique: Option<Vec<BTreeSet<String>>>,
+}
+
+/// Rows by the places of the columns that are written of them.
+type ByColumns<'a> = BTreeMap<Vec<usize>, Vec<&'a RowChange<'a>>>;
+
+/// Rows of an INSERT by the columns that the log has.
+fn by_presence<'a>(set: &'a ChangeSet<'a>, columns: &[ColumnOf]) -> ByColumns<'a> {
+    let is_there = |row: &RowChange<'_>, column: &ColumnOf| new_value(set, row, column.index) != Value::Absent;
+    if set.rows.iter().all(|row| columns.iter().all(|column| is_there(row, column))) {
+        return BTreeMap::from([((0..columns.len()).collect(), set.rows.iter().collect())]);
+    }
+    grouped(set, columns, is_there)
+}
+
+/// Rows of an UPDATE by the columns that are set: those that the log has. The key is set only where it has changed.
+fn by_columns<'a>(set: &'a ChangeSet<'a>, columns: &[ColumnOf], key: &[usize]) -> ByColumns<'a> {
+    grouped(set, columns, |row, column| is_written(set, row, column, column.identity || key.contains(&column.index)))
+}
+
+fn grouped<'a>(
     set: &'a ChangeSet<'a>,
     columns: &[ColumnOf],
-    key: &[usize],
-) -> BTreeMap<Vec<usize>, Vec<&'a RowChange<'a>>> {
-    let mut by_columns: BTreeMap<Vec<usize>, Vec<&RowChange<'_>>> = BTreeMap::new();
+    is_written: impl Fn(&RowChange<'_>, &ColumnOf) -> bool,
+) -> ByColumns<'a> {
+    let mut by_columns = ByColumns::new();
     for row in set.rows {
-        let written = columns.iter().enumerate().filter(|(_, column)| {
-            (row.old.is_some() || !key.contains(&column.index)) && new_value(set, row, column.index) != Value::Absent
-        });
-        let mut written: Vec<usize> = written.map(|(place, _)| place).collect();
-        if written.is_empty() {
-            // A table of nothing but its key: the row must be there all the same.
-            written = columns
-                .iter()
-                .enumerate()
-                .filter(|(_, column)| key.contains(&column.index))
-                .map(|(place, _)| place)
-                .collect();
-        }
-        by_columns.entry(written).or_default().push(row);
+        let written = columns.iter().enumerate().filter(|(_, column)| is_written(row, column));
+        by_columns.entry(written.map(|(place, _)| place).collect()).or_default().push(row);
     }
     by_columns
+}
+
+/// Whether an UPDATE sets a column; `if_changed`: only where it is known to have changed.
+fn is_written(set: &ChangeSet<'_>, row: &RowChange<'_>, column: &ColumnOf, if_changed: bool) -> bool {
+    let at = set.columns[column.index];
+    let old = row.old.as_ref().map_or(Value::Absent, |old| old.get(at));
+    let new = row.new.as_ref().map_or(Value::Absent, |new| new.get(at));
+    new != Value::Absent && (!if_changed || (old != Value::Absent && old != new))
 }
 
 fn new_value<'a>(set: &ChangeSet<'a>, row: &RowChange<'a>, column: usize) -> Value<'a> {
@@ -420,12 +509,16 @@ fn of_key<'a>(columns: &'a [ColumnOf], key: &[usize]) -> Vec<&'a ColumnOf> {
     key.iter().filter_map(|index| columns.iter().find(|column| column.index == *index)).collect()
 }
 
-fn names(columns: &[ColumnOf]) -> String {
+fn of_places<'a>(columns: &'a [ColumnOf], places: &[usize]) -> Vec<&'a ColumnOf> {
+    places.iter().map(|place| &columns[*place]).collect()
+}
+
+fn names(columns: &[&ColumnOf]) -> String {
     columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-fn casts(columns: &[ColumnOf], from: &str) -> String {
-    let cast = |(index, column): (usize, &ColumnOf)| format!("{from}.c{index}::{}", column.native);
+fn casts(columns: &[&ColumnOf]) -> String {
+    let cast = |(index, column): (usize, &&ColumnOf)| format!("v.c{index}::{}", column.assigned);
     columns.iter().enumerate().map(cast).collect::<Vec<_>>().join(", ")
 }
 
@@ -438,7 +531,7 @@ fn arrays(count: usize) -> String {
 }
 
 fn found_by(key: &[&ColumnOf]) -> String {
-    let equal = |(index, column): (usize, &&ColumnOf)| format!("t.{} = v.c{index}::{}", column.name, column.native);
+    let equal = |(index, column): (usize, &&ColumnOf)| format!("t.{} = v.c{index}::{}", column.name, column.compared);
     key.iter().enumerate().map(equal).collect::<Vec<_>>().join(" AND ")
 }
 

@@ -5,7 +5,7 @@
 //! <https://www.postgresql.org/docs/current/protocol-replication.html>
 
 use super::ddl::{self, AUDIT_TABLE};
-use super::publication::{self, candidates, publish};
+use super::publication::{self, candidates, publish, publishable};
 use super::settings::PluginChoice;
 use super::slot::{self, Created, Plugin, Slot};
 use super::snapshot::PostgresSnapshot;
@@ -85,8 +85,7 @@ async fn prepare(
         publication::drop_all(client, &capture.task).await?;
     }
     let recorded = endpoint.settings.capture_ddls && ddl::record(endpoint).await?;
-    let names: Vec<TableName> = capture.tables.iter().map(|table| table.name.clone()).collect();
-    let candidates = candidates(client, &names).await?;
+    let candidates = candidates(client, &names(capture)).await?;
     let plugin = match chosen {
         Some(plugin) => plugin,
         None => match &endpoint.settings.plugin {
@@ -149,13 +148,20 @@ async fn check_encoding(client: &mut Client) -> Result<()> {
     }
 }
 
-/// A snapshot of a place in the log that is read already.
+/// A snapshot of a place in the log that is read already. The tables of `capture` are to be loaded from it, and are
+/// published as they are now before: all that changes in them from there on is in the log.
 pub async fn snapshot_in_log(endpoint: &Endpoint, capture: &Capture, readers: usize) -> Result<Beginning> {
     let doing = |error: Error| error.while_doing("open a snapshot at a place in the log");
     let mut client = endpoint.connect().await?;
     let slot = Slot::of(endpoint, &capture.task);
     let found = slot.find(&mut client).await.map_err(doing)?.ok_or_else(|| doing(slot.missing()))?;
-    let created = slot::create_temporary(endpoint, capture, found.plugin().map_err(doing)?).await.map_err(doing)?;
+    let plugin = found.plugin().map_err(doing)?;
+    if plugin == Plugin::PgOutput && !capture.tables.is_empty() {
+        let found = candidates(&mut client, &names(capture)).await.map_err(doing)?;
+        let (suiting, _) = publishable(&client, capture, found);
+        publish(&mut client, capture, &suiting, None).await.map_err(doing)?;
+    }
+    let created = slot::create_temporary(endpoint, capture, plugin).await.map_err(doing)?;
     let Created { session, position, snapshot } = created;
     let snapshot = PostgresSnapshot::of(endpoint.clone(), snapshot, session, readers).await?;
     Ok(Beginning { snapshot: Box::new(snapshot), position })
@@ -199,19 +205,27 @@ pub async fn adopt(source: &PostgresSource, capture: &Capture, tables: &[TableNa
     let found = slot.find(&mut client).await.map_err(doing)?.ok_or_else(|| doing(slot.missing()))?;
     match found.plugin().map_err(doing)? {
         Plugin::PgOutput => {
-            // A partition that is captured by itself changes how its parent is published.
-            let mut all: Vec<TableName> = capture.tables.iter().map(|table| table.name.clone()).collect();
-            all.extend(
-                tables.iter().filter(|table| !capture.tables.iter().any(|known| known.name == **table)).cloned(),
-            );
-            let candidates = candidates(&mut client, &all).await.map_err(doing)?;
-            publish(&mut client, capture, &candidates, None).await.map_err(doing)?;
+            // Of those that the reader is not told of it tells that they are lacking.
+            let found = candidates(&mut client, tables).await.map_err(doing)?;
+            let (suiting, lacking) = publishable(&client, capture, found);
+            lacking.into_iter().for_each(|(table, _)| source.note_lacking(table));
+            // A partition that is captured by itself changes how its parent is published; nothing else has changed.
+            let known: Vec<TableName> = names(capture).into_iter().filter(|name| !tables.contains(name)).collect();
+            let lacking = publication::review(&mut client, capture, &known).await.map_err(doing)?;
+            let mut all = candidates(&mut client, &known).await.map_err(doing)?;
+            all.retain(|known| !lacking.iter().any(|(table, _)| *table == known.name));
+            all.extend(suiting);
+            publish(&mut client, capture, &all, None).await.map_err(doing)?;
             Ok(Adoption::FromNow)
         }
         // Rows that a table had under a name that is not captured are nowhere in what was read.
         Plugin::TestDecoding if tables.iter().any(|table| source.was_renamed(table)) => Ok(Adoption::FromNow),
         Plugin::TestDecoding => Ok(Adoption::InLog),
     }
+}
+
+pub fn names(capture: &Capture) -> Vec<TableName> {
+    capture.tables.iter().map(|table| table.name.clone()).collect()
 }
 
 /// Drops the slot and the publications of a task.

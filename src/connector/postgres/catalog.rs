@@ -152,7 +152,7 @@ fn without_sequence(text: &str) -> &str {
 }
 
 /// The type of a column `a`; of a domain its base type, through any number of domains.
-const BASE_TYPE: &str = "JOIN LATERAL (WITH RECURSIVE d (oid, typmod, depth) AS (SELECT a.atttypid, a.atttypmod, 0 \
+pub(super) const BASE_TYPE: &str = "JOIN LATERAL (WITH RECURSIVE d (oid, typmod, depth) AS (SELECT a.atttypid, a.atttypmod, 0 \
      UNION ALL SELECT t.typbasetype, t.typtypmod, depth + 1 FROM d JOIN pg_type t ON t.oid = d.oid \
      WHERE t.typtype = 'd') \
      SELECT d.oid, d.typmod, t.typtype, t.typcollation FROM d JOIN pg_type t ON t.oid = d.oid \

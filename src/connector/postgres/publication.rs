@@ -1,6 +1,6 @@
 //! Publications: which tables' changes pgoutput sends.
 //!
-//! A task has some of them, all with the same tables for ever sorted by two questions. Can the table's rows be told
+//! A task has some of them, into which its tables are sorted by two questions. Can the table's rows be told
 //! apart? Of one whose cannot, only inserts are published: an application could otherwise neither update nor delete in
 //! it. And do the rows of a partitioned table come as its own? Where no partition is captured by itself the server says
 //! so (`publish_via_partition_root`); elsewhere each comes under its partition's name and the reader sorts them.
@@ -42,6 +42,31 @@ pub struct Candidate {
 impl Candidate {
     fn is_captured_in_parts(&self, capture: &Capture) -> bool {
         !self.descendants.is_empty() && self.descendants.iter().all(|descendant| (capture.selects)(descendant))
+    }
+
+    /// Why not all of the table's changes can be had through a publication of this user's.
+    fn hindrance(&self, capture: &Capture, version: u32) -> Option<String> {
+        let name = &self.name;
+        if !self.logged {
+            return None;
+        }
+        if !self.owned {
+            return Some(format!("table {name} cannot be published: the user must be its owner"));
+        }
+        let advice = "PluginName may be test-decoding";
+        if self.computed && version < PUBLISHES_GENERATED_SINCE {
+            return Some(format!(
+                "table {name} has columns that the server computes and stores, which pgoutput does not send before \
+                 version 18 of PostgreSQL: {advice}"
+            ));
+        }
+        if self.partitioned && version < ROOTS_SINCE && !self.is_captured_in_parts(capture) {
+            return Some(format!(
+                "partitioned table {name} cannot be published before version 13 of PostgreSQL: \
+                 its partitions can, or {advice}"
+            ));
+        }
+        None
     }
 }
 
@@ -128,13 +153,7 @@ pub async fn suits(client: &mut Client, capture: &Capture, candidates: &[Candida
     if client.query(may).await?.pop().and_then(|mut row| row.pop()).flatten().as_deref() != Some("t") {
         return Ok(false);
     }
-    let suits = |table: &Candidate| {
-        !table.logged
-            || (table.owned
-                && (!table.computed || version >= PUBLISHES_GENERATED_SINCE)
-                && (version >= ROOTS_SINCE || !table.partitioned || table.is_captured_in_parts(capture)))
-    };
-    Ok(candidates.iter().all(suits))
+    Ok(candidates.iter().all(|table| table.hindrance(capture, version).is_none()))
 }
 
 /// One of a task's publications.
@@ -196,6 +215,60 @@ impl Publication {
     }
 }
 
+/// A table of which the log lacks changes, and why.
+pub type Lacking = (TableName, String);
+
+/// Those that can be published, and the others.
+pub fn publishable(client: &Client, capture: &Capture, candidates: Vec<Candidate>) -> (Vec<Candidate>, Vec<Lacking>) {
+    let (mut suiting, mut lacking) = (Vec::new(), Vec::new());
+    for candidate in candidates {
+        match candidate.hindrance(capture, client.version()) {
+            None => suiting.push(candidate),
+            Some(reason) => lacking.push((candidate.name, reason)),
+        }
+    }
+    (suiting, lacking)
+}
+
+/// Looks at tables again that may be others since they were published.
+///
+/// One that has lost its key goes at once to where only its inserts are published, because nobody could update it where it
+/// is. One that has got a key stays: what is updated in it between then and its being published anew is nowhere in the
+/// log, so it has to be loaded, and is published before that ([`publish`]). As long as it stays it is told again, so that
+/// nothing depends on who has heard of it.
+pub async fn review(client: &mut Client, capture: &Capture, names: &[TableName]) -> Result<Vec<Lacking>> {
+    let version = client.version();
+    let all = publications(&capture.task, version);
+    let there = published(client, &all).await?;
+    let (mut lacking, mut keyless) = (Vec::new(), Vec::new());
+    for candidate in candidates(client, names).await? {
+        let is_in = |publication: &&Publication| {
+            there.get(&publication.name).is_some_and(|members| members.contains(&candidate.name))
+        };
+        let found = all.iter().find(is_in);
+        let wanted = all.iter().find(|publication| publication.has(&candidate, capture, version));
+        let needs_load = |why: &str| (candidate.name.clone(), format!("table {} {why}", candidate.name));
+        match (candidate.hindrance(capture, version), found, wanted) {
+            // Whoever owns it now, it is published.
+            (Some(_), Some(found), Some(wanted)) if !candidate.owned && found.name == wanted.name => {}
+            (Some(reason), ..) => lacking.push((candidate.name, reason)),
+            // It is not in the log, or its partitions are by themselves.
+            (None, _, None) => {}
+            (None, None, Some(_)) => lacking.push(needs_load("is not published: it has to be loaded again")),
+            (None, Some(found), Some(wanted)) => match (found.identified, wanted.identified) {
+                (true, false) => keyless.push(candidate),
+                (false, true) => lacking
+                    .push(needs_load("has got a key: its updates and deletes are captured when it is loaded again")),
+                _ => {}
+            },
+        }
+    }
+    if !keyless.is_empty() {
+        publish(client, capture, &keyless, None).await?;
+    }
+    Ok(lacking)
+}
+
 /// Makes the task's publications where they are missing, and puts tables into those that they belong to. `audit` is the
 /// table of statements that define tables; what is in a publication already stays.
 pub async fn publish(
@@ -205,13 +278,10 @@ pub async fn publish(
     audit: Option<&TableName>,
 ) -> Result<()> {
     let version = client.version();
-    let whole = |candidate: &&Candidate| candidate.partitioned && !candidate.is_captured_in_parts(capture);
-    if let Some(table) = candidates.iter().find(whole).filter(|_| version < ROOTS_SINCE) {
-        return Err(Error::fatal(format!(
-            "partitioned table {} cannot be published before version 13 of PostgreSQL: \
-             its partitions can, or PluginName may be test-decoding",
-            table.name
-        )));
+    // Whose a table must be the server says itself.
+    let hindrance = |candidate: &Candidate| candidate.hindrance(capture, version).filter(|_| candidate.owned);
+    if let Some(reason) = candidates.iter().find_map(hindrance) {
+        return Err(Error::fatal(reason));
     }
     let publications = publications(&capture.task, version);
     let there = published(client, &publications).await?;

@@ -10,7 +10,7 @@ use super::snapshot::PostgresSnapshot;
 use super::stream::PostgresChanges;
 use super::{Endpoint, capture, check_version};
 use crate::connector::{
-    Adoption, Beginning, Capture, ChangeReader, Connection, Snapshot, Source, StartPoint, TableEntry,
+    Adoption, Beginning, Capture, ChangeReader, Connection, DurablePlace, Snapshot, Source, StartPoint, TableEntry,
 };
 use crate::data::{Position, Result, TableKind, TableName, TableSchema};
 
@@ -22,11 +22,13 @@ pub struct PostgresSource {
     endpoint: Endpoint,
     /// Tables that came to a name that is captured by being renamed, as the readers of this source have met them.
     renamed: Arc<Mutex<HashSet<TableName>>>,
+    /// Tables that could not be taken into the capture.
+    lacking: Arc<Mutex<HashSet<TableName>>>,
 }
 
 impl PostgresSource {
     pub fn new(connection: Connection) -> PostgresSource {
-        PostgresSource { endpoint: Endpoint::new(connection), renamed: Arc::default() }
+        PostgresSource { endpoint: Endpoint::new(connection), renamed: Arc::default(), lacking: Arc::default() }
     }
 
     pub fn endpoint(&self) -> &Endpoint {
@@ -36,6 +38,14 @@ impl PostgresSource {
     /// What the log has of this table's rows begins in the middle.
     pub fn note_renamed(&self, table: &TableName) {
         self.renamed.lock().unwrap_or_else(PoisonError::into_inner).insert(table.clone());
+    }
+
+    pub fn note_lacking(&self, table: TableName) {
+        self.lacking.lock().unwrap_or_else(PoisonError::into_inner).insert(table);
+    }
+
+    pub fn lacking(&self) -> Vec<TableName> {
+        self.lacking.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     pub fn was_renamed(&self, table: &TableName) -> bool {
@@ -106,8 +116,13 @@ impl Source for PostgresSource {
         capture::adopt(self, capture, tables).await
     }
 
-    async fn changes(&self, capture: &Capture, from: &Position) -> Result<Box<dyn ChangeReader>> {
-        Ok(Box::new(PostgresChanges::start(self, capture, from).await?))
+    async fn changes(
+        &self,
+        capture: &Capture,
+        from: &Position,
+        durable: DurablePlace,
+    ) -> Result<Box<dyn ChangeReader>> {
+        Ok(Box::new(PostgresChanges::start(self, capture, from, durable).await?))
     }
 
     async fn end_capture(&self, capture: &Capture) -> Result<()> {

@@ -20,16 +20,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{BufMut, BytesMut};
-use tokio::time::{Instant, interval_at};
+use tokio::time::{Instant, sleep_until};
 
+use super::capture::names;
 use super::catalog::Catalog;
 use super::heartbeat::Heartbeat;
+use super::publication::Lacking;
 use super::slot::{self, Plugin, Slot};
 use super::source::PostgresSource;
 use super::wire::{Client, LOG_SESSION, REPLICATION_SQL_SINCE, ServerError};
 use super::{Endpoint, publication, sql};
-use crate::connector::{Capture, ChangeReader};
-use crate::data::{Changes, Error, ErrorKind, Position, Result, TableName};
+use crate::connector::{Capture, ChangeReader, DurablePlace};
+use crate::data::{Changes, Error, ErrorKind, Position, Result};
 use later::Later;
 use line::TestDecoding;
 use log::{Log, malformed};
@@ -41,6 +43,10 @@ use relation::PgOutput;
 /// 60 s; where that is shorter, it hears of us this often within it.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 const STATUSES_PER_TIMEOUT: u32 = 3;
+
+/// A server that shuts down asks again as soon as it is answered, until all that it has sent is durable. Where there is
+/// nothing new to say, it is answered this often.
+const ANSWER_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Versions since which there is something to ask for.
 const ORIGIN_SINCE: u32 = 160_000;
@@ -62,9 +68,13 @@ pub struct PostgresChanges {
     log: Log,
     decoder: Decoder,
     open: Option<Open>,
+    /// Tables of which the log lacks changes already where it is begun with; told before all else.
+    lacking: Vec<Lacking>,
     later: Option<Later>,
-    /// All before this is durable on the target.
-    confirmed: u64,
+    durable: DurablePlace,
+    /// What the server was told last: what was read, and what it may forget.
+    told: (u64, u64),
+    told_at: Instant,
     status_interval: Duration,
     status_due: Instant,
     _heartbeat: Option<Heartbeat>,
@@ -84,22 +94,42 @@ struct Open {
 }
 
 impl PostgresChanges {
-    pub async fn start(source: &PostgresSource, capture: &Capture, from: &Position) -> Result<PostgresChanges> {
-        PostgresChanges::open(source, capture, from).await.map_err(|error| error.while_doing("read the log"))
+    pub async fn start(
+        source: &PostgresSource,
+        capture: &Capture,
+        from: &Position,
+        durable: DurablePlace,
+    ) -> Result<PostgresChanges> {
+        PostgresChanges::open(source, capture, from, durable).await.map_err(|error| error.while_doing("read the log"))
     }
 
-    async fn open(source: &PostgresSource, capture: &Capture, from: &Position) -> Result<PostgresChanges> {
+    async fn open(
+        source: &PostgresSource,
+        capture: &Capture,
+        from: &Position,
+        durable: DurablePlace,
+    ) -> Result<PostgresChanges> {
         let Position::Lsn(lsn) = *from else {
             return Err(Error::fatal(format!("{from} is no position in the log of PostgreSQL")));
         };
         let endpoint = source.endpoint();
         let slot = Slot::of(endpoint, &capture.task);
-        let (found, plugin) = slot.claim(&mut endpoint.connect().await?).await?;
+        let mut session = endpoint.connect().await?;
+        let (found, plugin) = slot.claim(&mut session).await?;
         found.check_place(from)?;
         let mut catalog = Catalog::open(endpoint).await?;
-        let names: Vec<TableName> = capture.tables.iter().map(|table| table.name.clone()).collect();
+        let mut names = names(capture);
         let described = catalog.tables(&names).await?;
         let log = Log::new(source, capture, plugin, &mut catalog, &described, lsn).await?;
+        let lacking = match plugin {
+            Plugin::PgOutput => {
+                let noted = source.lacking().into_iter().filter(|table| !names.contains(table)).collect::<Vec<_>>();
+                names.extend(noted);
+                publication::review(&mut session, capture, &names).await?
+            }
+            Plugin::TestDecoding => Vec::new(),
+        };
+        drop(session);
         let mut client = slot::connect(endpoint).await?;
         let mut status_interval = STATUS_INTERVAL;
         if client.version() >= REPLICATION_SQL_SINCE {
@@ -114,6 +144,7 @@ impl PostgresChanges {
         let options = options(plugin, source, &capture.task, client.version());
         let name = sql::identifier(slot.name());
         client.start_stream(&format!("START_REPLICATION SLOT {name} LOGICAL {from} ({options})")).await?;
+        let now = Instant::now();
         Ok(PostgresChanges {
             client,
             endpoint: endpoint.clone(),
@@ -124,17 +155,40 @@ impl PostgresChanges {
                 Plugin::TestDecoding => Decoder::TestDecoding(TestDecoding::new(&described)),
             },
             open: None,
+            lacking,
             later: Some(Later::new(capture)).filter(|later| !later.is_over()),
-            confirmed: lsn,
+            durable,
+            told: (lsn, lsn),
+            told_at: now,
             status_interval,
-            status_due: Instant::now() + status_interval,
+            status_due: now + status_interval,
             _heartbeat: endpoint.settings.heartbeat.map(|period| Heartbeat::start(endpoint.clone(), period)),
         })
     }
 
+    /// What there is to tell the server. It may have been confirmed more before than is known to be durable now.
+    fn news(&mut self) -> (u64, u64) {
+        let durable = match &*self.durable.borrow_and_update() {
+            Some(Position::Lsn(lsn)) => *lsn,
+            _ => 0,
+        };
+        (self.log.read, self.told.1.max(durable))
+    }
+
     async fn send_status(&mut self) -> Result<()> {
-        self.status_due = Instant::now() + self.status_interval;
-        send_status(&mut self.client, self.log.read, self.confirmed).await
+        self.told = self.news();
+        self.told_at = Instant::now();
+        self.status_due = self.told_at + self.status_interval;
+        send_status(&mut self.client, self.told.0, self.told.1).await
+    }
+
+    /// Answers a server that asks for it.
+    async fn answer_status(&mut self) -> Result<()> {
+        if self.news() == self.told {
+            self.status_due = self.status_due.min(self.told_at + ANSWER_INTERVAL);
+            return Ok(());
+        }
+        self.send_status().await
     }
 
     /// Takes one message of the stream.
@@ -142,13 +196,13 @@ impl PostgresChanges {
         if self.open.is_some() {
             return self.answer(changes).await;
         }
-        if Instant::now() >= self.status_due {
+        if Instant::now() >= self.status_due || self.durable.has_changed().unwrap_or(false) {
             return self.send_status().await;
         }
         let message = tokio::select! {
             biased;
             message = self.client.stream_message() => message?,
-            () = tokio::time::sleep_until(self.status_due) => return self.send_status().await,
+            () = status_is_due(&mut self.durable, self.status_due) => return self.send_status().await,
         };
         match message.split_first() {
             Some((b'w', rest)) => {
@@ -173,7 +227,7 @@ impl PostgresChanges {
                     self.log.read = end;
                     changes.resume = Some(Position::Lsn(end));
                 }
-                if answer { self.send_status().await } else { Ok(()) }
+                if answer { self.answer_status().await } else { Ok(()) }
             }
             _ => Err(malformed("a message of the stream")),
         }
@@ -197,8 +251,16 @@ impl PostgresChanges {
                 open.facts = answer?;
                 Ok(())
             }
-            () = tokio::time::sleep_until(self.status_due) => self.send_status().await,
+            () = status_is_due(&mut self.durable, self.status_due) => self.send_status().await,
         }
+    }
+}
+
+/// Returns when it is time, and when the server may forget more than it was told.
+async fn status_is_due(durable: &mut DurablePlace, at: Instant) {
+    tokio::select! {
+        () = sleep_until(at) => {}
+        Ok(()) = durable.changed() => {}
     }
 }
 
@@ -260,6 +322,13 @@ fn options(plugin: Plugin, source: &PostgresSource, task: &str, version: u32) ->
 impl ChangeReader for PostgresChanges {
     async fn next(&mut self, changes: &mut Changes) -> Result<()> {
         changes.clear(self.capture.format);
+        if !self.lacking.is_empty() {
+            for (table, reason) in std::mem::take(&mut self.lacking) {
+                self.log.give_up(table, reason, changes);
+            }
+            changes.resume = Some(Position::Lsn(self.log.read));
+            return Ok(());
+        }
         // Entries of which it is not known yet whether they are wanted.
         let mut undecided = None;
         loop {
@@ -293,23 +362,12 @@ impl ChangeReader for PostgresChanges {
     }
 
     async fn keep_alive(&mut self) -> Error {
-        let mut ticks = interval_at(self.status_due, self.status_interval);
         loop {
-            ticks.tick().await;
+            status_is_due(&mut self.durable, self.status_due).await;
             if let Err(error) = self.send_status().await {
                 return error.while_doing("read the log");
             }
         }
-    }
-
-    async fn confirm(&mut self, position: &Position) -> Result<()> {
-        if let Position::Lsn(lsn) = *position
-            && lsn > self.confirmed
-        {
-            self.confirmed = lsn;
-            self.send_status().await?;
-        }
-        Ok(())
     }
 }
 

@@ -1,11 +1,12 @@
 //! A PostgreSQL database as a target: making tables ready for a load.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
 
 use async_trait::async_trait;
 
 use super::apply::PostgresApplier;
+use super::catalog::BASE_TYPE;
 use super::type_map::{NativeType, target_type};
 use super::wire::Client;
 use super::writer::PostgresWriter;
@@ -283,26 +284,71 @@ async fn add_primary_key(client: &mut Client, table: &TableSchema) -> Result<()>
 /// A column that a target's table has.
 pub(super) struct TargetColumn {
     pub(super) native: String,
+    /// The type that a value is turned into before the column takes it. It has no length: the column refuses what is too
+    /// long for it, where a cast would cut it.
+    pub(super) assigned: String,
+    /// The type that a value is turned into to be compared with what the column holds, which may have been rounded.
+    pub(super) compared: String,
     pub(super) generated: bool,
+    /// Only an INSERT that insists may say its values, and no UPDATE (`GENERATED ALWAYS AS IDENTITY`).
+    pub(super) identity: bool,
 }
+
+/// Types whose casts cut what is too long.
+const CUT: [&str; 4] = ["bit", "bit varying", "character", "character varying"];
 
 impl TargetColumn {
     pub(super) async fn read(catalog: &mut Client, table: &TableName) -> Result<HashMap<String, TargetColumn>> {
         let generated = if catalog.version() >= 120_000 { "a.attgenerated <> ''" } else { "false" };
+        let identity = if catalog.version() >= 100_000 { "a.attidentity = 'a'" } else { "false" };
+        // A domain is as long as the type that it is of.
         let sql = format!(
-            "SELECT a.attname, format_type(a.atttypid, a.atttypmod), {generated} FROM pg_attribute a \
-             JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+            "SELECT a.attname, format_type(a.atttypid, a.atttypmod), format_type(b.oid, b.typmod), \
+             format_type(b.oid, -1), {generated}, {identity} FROM pg_attribute a \
+             JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace {BASE_TYPE} \
              WHERE n.nspname = {} AND c.relname = {} AND a.attnum > 0 AND NOT a.attisdropped",
             sql::literal(&table.schema),
             sql::literal(&table.table)
         );
         let column = |row: Vec<Option<String>>| {
             let mut values = row.into_iter().map(Option::unwrap_or_default);
-            let name = values.next()?;
-            Some((name, TargetColumn { native: values.next()?, generated: values.next()? == "t" }))
+            let (name, native, base, assigned) = (values.next()?, values.next()?, values.next()?, values.next()?);
+            let compared = match CUT.contains(&NativeType::parse(&base).name.as_str()) {
+                true => assigned.clone(),
+                false => base,
+            };
+            let (generated, identity) = (values.next()? == "t", values.next()? == "t");
+            Some((name, TargetColumn { native, assigned, compared, generated, identity }))
         };
         Ok(catalog.query(&sql).await?.into_iter().filter_map(column).collect())
     }
+}
+
+const ON_CONFLICT_SINCE: u32 = 90_500;
+const KEY_PARTS_SINCE: u32 = 110_000;
+
+/// The columns of each unique index that `ON CONFLICT` may name.
+pub(super) async fn unique_indexes(client: &mut Client, table: &TableName) -> Result<Vec<BTreeSet<String>>> {
+    if client.version() < ON_CONFLICT_SINCE {
+        return Ok(Vec::new());
+    }
+    let parts = if client.version() >= KEY_PARTS_SINCE { "i.indnkeyatts" } else { "i.indnatts" };
+    let sql = format!(
+        "SELECT i.indexrelid, a.attname FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indrelid \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_attribute a \
+         ON a.attrelid = c.oid AND a.attnum = ANY ((i.indkey::pg_catalog.int2[])[0:{parts} - 1]) \
+         WHERE n.nspname = {} AND c.relname = {} AND i.indisunique AND i.indisvalid AND i.indimmediate \
+         AND i.indpred IS NULL AND i.indexprs IS NULL",
+        sql::literal(&table.schema),
+        sql::literal(&table.table)
+    );
+    let mut indexes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for row in client.query(&sql).await? {
+        if let [Some(index), Some(column)] = &row[..] {
+            indexes.entry(index.clone()).or_default().insert(column.clone());
+        }
+    }
+    Ok(indexes.into_values().collect())
 }
 
 async fn record(client: &mut Client, control_schema: &str, exceptions: &[ApplyException]) -> Result<()> {

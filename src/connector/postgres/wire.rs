@@ -43,6 +43,8 @@ const OUTPUT_BYTES: usize = 128 << 10;
 /// How long a cancelled or failed connection may take to tell us why, or to take a cancel request.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+const FAILED_TRANSACTION: &str = "25P02";
+
 const COMMAND_COMPLETE: u8 = b'C';
 const COPY_DATA: u8 = b'd';
 const COPY_DONE: u8 = b'c';
@@ -130,6 +132,27 @@ impl Client {
             }
         }
         self.refusal.take().map_or(Ok(rows), |refusal| Err(refusal.into_error()))
+    }
+
+    /// Ends a transaction. The server answers the COMMIT of one that has failed without an error: it rolls it back, and
+    /// says so by the name of what it did.
+    pub async fn commit(&mut self) -> Result<()> {
+        self.send_query("COMMIT")?;
+        self.flush().await?;
+        let mut is_committed = false;
+        loop {
+            match self.receive().await? {
+                COMMAND_COMPLETE => is_committed = self.payload() == b"COMMIT\0",
+                READY => break,
+                _ => {}
+            }
+        }
+        match self.refusal.take() {
+            Some(refusal) => Err(refusal.into_error()),
+            None if is_committed => Ok(()),
+            None => Err(Error::recoverable("the server rolled back a transaction in which a statement had failed")
+                .with_sqlstate(FAILED_TRANSACTION)),
+        }
     }
 
     /// Runs one statement whose parameters are given in their binary form and gives its only row as text.

@@ -24,6 +24,7 @@ const BINARIES: &str = "DMS_LOCAL_TEST_POSTGRES";
 pub struct PostgresServer {
     pub port: u16,
     binaries: PathBuf,
+    directory: PathBuf,
     /// The certificate of the server, which is its own authority; it names `localhost`.
     pub certificate_pem: String,
     _shell: Child,
@@ -93,7 +94,8 @@ impl PostgresServer {
         let mut output = BufReader::new(shell.stdout.take().unwrap());
         while output.read_line(&mut said).unwrap() > 0 {
             if said.ends_with("ready\n") {
-                let server = PostgresServer { port, binaries, certificate_pem, _shell: shell, _lifeline: lifeline };
+                let server =
+                    PostgresServer { port, binaries, directory, certificate_pem, _shell: shell, _lifeline: lifeline };
                 server.create_users();
                 return server;
             }
@@ -115,6 +117,23 @@ impl PostgresServer {
                 &format!("SET password_encryption = '{encryption}'; CREATE USER {user} PASSWORD '{password}'"),
             );
         }
+    }
+
+    /// Begins a fast shutdown of a server that only this test has.
+    pub fn shut_down(&self) {
+        let file = fs::read_to_string(self.process_file()).unwrap();
+        run(Command::new("kill").args(["-INT", file.lines().next().unwrap()]));
+    }
+
+    /// Returns when a shutdown has ended.
+    pub async fn is_down(&self) {
+        while self.process_file().exists() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn process_file(&self) -> PathBuf {
+        self.directory.join("data/postmaster.pid")
     }
 
     pub fn connection(&self, database: &str) -> Connection {

@@ -171,6 +171,7 @@ impl Apply<'_> {
     fn after(&mut self, left: Transaction) {
         if left == Transaction::Ended {
             self.stage = Stage::None;
+            self.defined = true;
         }
     }
 

@@ -6,6 +6,7 @@ use rand::{Rng, SeedableRng};
 use super::super::log::TaskLog;
 use super::super::settings::{self, TaskSettings};
 use super::*;
+use crate::connector::testing::nothing_durable;
 use crate::connector::testing::postgres::{PostgresServer, postgres_server};
 use crate::connector::{Beginning, Capture, Source, engine};
 use crate::data::Format;
@@ -71,7 +72,7 @@ impl Pair {
 
     /// Applies the log until the place where it is now; gives the counts by table.
     async fn catch_up(&self, replay: bool) -> Vec<AtCheckpoint> {
-        let mut reader = self.source.changes(&self.capture, &self.beginning).await.unwrap();
+        let mut reader = self.source.changes(&self.capture, &self.beginning, nothing_durable()).await.unwrap();
         let end: Position = self.server.sql(&self.from, "SELECT pg_current_wal_flush_lsn()").parse().unwrap();
         let names = self.capture.tables.iter().map(|table| (table.name.clone(), Known::default()));
         let tolerant_until = replay.then_some(end.clone());
@@ -183,4 +184,22 @@ async fn a_change_that_is_refused_is_recorded_and_takes_no_other_along() {
     assert_eq!(pair.server.sql(&pair.to, recorded), expected);
     assert_eq!(counts[0].captured, Counts { inserts: 4, updates: 2, deletes: 1, ddls: 0 });
     assert_eq!(counts[0].applied, Counts { inserts: 2, updates: 1, deletes: 1, ddls: 0 });
+}
+
+/// The source is idle, and nothing more comes.
+#[tokio::test]
+async fn a_table_that_the_log_cannot_tell_of_is_given_up_at_once() {
+    let pair = Pair::new("CREATE TABLE t (a int NOT NULL)", serde_json::json!({})).await;
+    pair.server.sql(&pair.from, "ALTER TABLE t ADD PRIMARY KEY (a)");
+    let mut reader = pair.source.changes(&pair.capture, &pair.beginning, nothing_durable()).await.unwrap();
+    let names = pair.capture.tables.iter().map(|table| (table.name.clone(), Known::default()));
+    let start = Start { tables: names.collect(), ..Start::default() };
+    let mut apply = Apply::start(&pair.rules, &*pair.target, start).await.unwrap();
+    let mut piece = Changes::default();
+    reader.next(&mut piece).await.unwrap();
+    let (durable, _) = apply.take(piece, true).await.unwrap();
+    let durable = durable.unwrap();
+    assert_eq!(durable.position, pair.beginning);
+    let told: Vec<_> = durable.tables.iter().map(|table| (table.name.table.as_str(), table.standing)).collect();
+    assert_eq!(told, [("t", Standing::Suspended)]);
 }

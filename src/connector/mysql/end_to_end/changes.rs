@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::*;
 use crate::connector::testing::mysql::start;
+use crate::connector::testing::nothing_durable;
 use crate::connector::{Beginning, Capture, ChangeReader, StartPoint};
 use crate::data::{Changes, Ddl, Entry, Error, Op, Position, TableVersion};
 
@@ -72,13 +73,13 @@ impl Log {
 
     async fn from(pair: &Pair, capture: Capture, position: &Position) -> Log {
         let source = pair.zoned_source();
-        let reader = source.changes(&capture, position).await.unwrap();
+        let reader = source.changes(&capture, position, nothing_durable()).await.unwrap();
         Log { source, capture, reader, tables: Vec::new(), versions: Vec::new(), resume: None, commits: Vec::new() }
     }
 
     /// Goes on with another reader.
     async fn reopen(&mut self, position: &Position) {
-        self.reader = self.source.changes(&self.capture, position).await.unwrap();
+        self.reader = self.source.changes(&self.capture, position, nothing_durable()).await.unwrap();
     }
 
     /// Reads so many transactions and tells them, a line an entry.
@@ -248,7 +249,7 @@ async fn the_snapshot_and_the_log_meet_while_the_source_is_busy() {
                 last = value(batch.row(row).get(0)).parse::<u64>().unwrap().max(last);
             }
         }
-        let mut changes = source.changes(&capture, &position).await.unwrap();
+        let mut changes = source.changes(&capture, &position, nothing_durable()).await.unwrap();
         let mut piece = Changes::default();
         while piece.rows.rows() == 0 {
             changes.next(&mut piece).await.unwrap();
@@ -442,7 +443,7 @@ async fn a_capture_that_ends_leaves_no_replica() {
     let capture = pair.capture(Format::Text).await;
     let source = (MARIADB.open_source)(connection);
     let position = source.begin_capture_at(&capture, &StartPoint::Now).await.unwrap();
-    let _reader = source.changes(&capture, &position).await.unwrap();
+    let _reader = source.changes(&capture, &position, nothing_durable()).await.unwrap();
     let dumps =
         format!("SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE COMMAND='Binlog Dump' AND USER='{user}'");
     crate::connector::testing::mysql::wait_until("the log is sent", || pair.server.client(&dumps) == "1\n");

@@ -1,5 +1,9 @@
 //! The log of a real server.
 
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
 use super::log::{Log, PLUGINS, capture, count};
 use super::*;
 use crate::connector::Capture;
@@ -69,6 +73,70 @@ async fn values_are_of_the_types_of_dms_between_engines() {
     assert_eq!(row, expected);
 }
 
+/// Makes a place durable, of which the server is to hear at once though nothing comes.
+async fn confirm(pair: &Pair, log: &mut Log, place: &Position) {
+    let (since, mut changes) = (Instant::now(), Changes::default());
+    log.durable.send_replace(Some(place.clone()));
+    let slot = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE database = current_database()";
+    while pair.source_sql(slot).parse::<Position>().unwrap() != *place {
+        let read = timeout(Duration::from_millis(10), log.reader.next(&mut changes)).await;
+        assert!(read.is_err() || changes.entries.is_empty());
+    }
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn a_place_is_confirmed_while_nobody_reads() {
+    for plugin in PLUGINS {
+        let pair = Pair::with("CREATE TABLE t (a int PRIMARY KEY)", json!({ "PluginName": plugin }));
+        let (mut log, _) = Log::begin(&pair, Format::Text).await;
+        pair.source_sql("INSERT INTO t VALUES (1)");
+        log.transactions(1).await;
+        let (since, place) = (Instant::now(), log.resume.clone().unwrap());
+        log.durable.send_replace(Some(place.clone()));
+        let slot = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE database = current_database()";
+        while pair.source_sql(slot).parse::<Position>().unwrap() != place {
+            assert!(timeout(Duration::from_millis(10), log.reader.keep_alive()).await.is_err());
+        }
+        assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    }
+}
+
+/// A server that shuts down waits until all that it has sent is durable.
+#[tokio::test]
+async fn a_server_that_shuts_down_is_not_held_up() {
+    let server: &'static PostgresServer = Box::leak(Box::new(PostgresServer::start("")));
+    let pair = Pair::on(server, "CREATE TABLE t (a int PRIMARY KEY)", json!({}));
+    let (mut log, snapshot) = Log::begin(&pair, Format::Text).await;
+    drop(snapshot);
+    pair.source_sql("INSERT INTO t VALUES (1)");
+    log.transactions(1).await;
+    // What was read becomes durable a little later, while what comes next is waited for.
+    let (read, mut to_keep) = tokio::sync::mpsc::unbounded_channel();
+    let durable = log.durable.clone();
+    let keeping = tokio::spawn(async move {
+        while let Some(place) = to_keep.recv().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            durable.send_replace(Some(place));
+        }
+    });
+    read.send(log.resume.clone().unwrap()).unwrap();
+    server.shut_down();
+    let mut changes = Changes::default();
+    let reading = async {
+        loop {
+            if let Err(error) = log.reader.next(&mut changes).await {
+                break error;
+            }
+            changes.resume.take().into_iter().for_each(|place| read.send(place).unwrap());
+        }
+    };
+    let error = timeout(Duration::from_secs(5), reading).await.expect("the server does not end");
+    keeping.abort();
+    assert_eq!(error.kind, ErrorKind::Recoverable, "{error}");
+    assert!(timeout(Duration::from_secs(5), server.is_down()).await.is_ok());
+}
+
 #[tokio::test]
 async fn what_is_confirmed_is_not_sent_again_and_may_be_forgotten() {
     let pair = Pair::new("CREATE TABLE t (a int PRIMARY KEY)");
@@ -78,11 +146,7 @@ async fn what_is_confirmed_is_not_sent_again_and_may_be_forgotten() {
     let (first, task) = (log.resume.clone().unwrap(), log.capture.clone());
     pair.source_sql("INSERT INTO t VALUES (2)");
     log.transactions(1).await;
-    log.reader.confirm(&first).await.unwrap();
-    let slot = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE database = current_database()";
-    while pair.source_sql(slot).parse::<Position>().unwrap() != first {
-        tokio::task::yield_now().await;
-    }
+    confirm(&pair, &mut log, &first).await;
     drop(log);
     while pair.source_sql("SELECT active FROM pg_replication_slots WHERE database = current_database()") == "t" {
         tokio::task::yield_now().await;

@@ -286,7 +286,7 @@ async fn a_user_who_may_not_record_statements_still_captures() {
         let source = super::source_as(&pair, &user, plugin);
         let capture = capture(&pair, Format::Text).await;
         let position = source.begin_capture(&capture, 1).await.unwrap().position;
-        let reader = source.changes(&capture, &position).await.unwrap();
+        let reader = source.changes(&capture, &position, nothing_durable()).await.unwrap();
         let mut log = Log::reading(capture, reader);
         pair.source_sql("ALTER TABLE t ADD b int; INSERT INTO t VALUES (1, 2)");
         let expected = "t: a integer by [0]\nAlter t: add b integer\nInsert t ->(1,2)\nCommit\n";

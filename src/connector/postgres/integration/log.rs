@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::*;
 use crate::connector::{Beginning, Capture, ChangeReader};
 use crate::data::{Changes, ColumnChange, Ddl, Entry, Position, TableVersion, Value};
@@ -14,6 +16,8 @@ pub const PLUGINS: [&str; 2] = ["pgoutput", "test-decoding"];
 pub struct Log {
     pub capture: Capture,
     pub reader: Box<dyn ChangeReader>,
+    /// What the reader may tell the server to forget.
+    pub durable: watch::Sender<Option<Position>>,
     tables: Vec<Arc<TableVersion>>,
     /// What the last piece that was read says.
     pub resume: Option<Position>,
@@ -51,12 +55,13 @@ impl Log {
     }
 
     pub async fn from(pair: &Pair, capture: Capture, position: &Position) -> Log {
-        let reader = pair.source.changes(&capture, position).await.unwrap();
-        Log::reading(capture, reader)
+        let durable = watch::Sender::new(None);
+        let reader = pair.source.changes(&capture, position, durable.subscribe()).await.unwrap();
+        Log { durable, ..Log::reading(capture, reader) }
     }
 
     pub fn reading(capture: Capture, reader: Box<dyn ChangeReader>) -> Log {
-        Log { capture, reader, tables: Vec::new(), resume: None, truncated: 0 }
+        Log { capture, reader, durable: watch::Sender::new(None), tables: Vec::new(), resume: None, truncated: 0 }
     }
 
     /// Reads so many transactions and tells them, a line an entry.

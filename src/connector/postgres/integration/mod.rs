@@ -10,11 +10,13 @@ mod log;
 mod login;
 mod partitions;
 mod plugins;
+mod publishing;
 mod slots;
 mod types;
 
 use serde_json::json;
 
+use crate::connector::testing::nothing_durable;
 use crate::connector::testing::postgres::{PostgresServer, postgres_server};
 use crate::connector::{
     Connection, CreateKey, PrepareMode, ReadPlan, Rejected, Secret, Snapshot, Source, TableEntry, Target, engine,

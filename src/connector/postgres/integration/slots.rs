@@ -113,7 +113,7 @@ async fn a_log_of_before_the_publications_is_refused_or_read_never_passed_over()
     pair.source_sql("INSERT INTO t VALUES (2)");
     let at = StartPoint::At(start.clone());
     pair.source.begin_capture_at(&capture, &at).await.unwrap();
-    let mut reader = pair.source.changes(&capture, &start).await.unwrap();
+    let mut reader = pair.source.changes(&capture, &start, nothing_durable()).await.unwrap();
     let mut changes = crate::data::Changes::default();
     let error = loop {
         match reader.next(&mut changes).await {
@@ -130,7 +130,8 @@ async fn a_slot_that_is_in_use_or_gone_is_told() {
     let pair = given("pgoutput");
     let (log, _) = Log::begin(&pair, Format::Text).await;
     let name = slot(&pair, "slot_name");
-    let error = pair.source.changes(&log.capture, &Position::Lsn(u64::MAX)).await.map(drop).unwrap_err();
+    let error =
+        pair.source.changes(&log.capture, &Position::Lsn(u64::MAX), nothing_durable()).await.map(drop).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Recoverable);
     let expected = format!("replication slot {name} is in use by another session (process ");
     assert!(error.message.starts_with(&expected), "{error}");
@@ -140,7 +141,7 @@ async fn a_slot_that_is_in_use_or_gone_is_told() {
     let name = slot(&pair, "slot_name");
     pair.source_sql(&format!("SELECT pg_drop_replication_slot('{name}')"));
     for outcome in [
-        pair.source.changes(&capture, &position).await.map(drop),
+        pair.source.changes(&capture, &position, nothing_durable()).await.map(drop),
         pair.source.snapshot_in_log(&capture, 1).await.map(drop),
         pair.source.adopt(&capture, &[]).await.map(drop),
     ] {
@@ -286,7 +287,9 @@ async fn a_server_with_little_room_is_read_and_says_what_it_lacks() {
         pair.source_sql("INSERT INTO t SELECT (SELECT max(a) FROM t) + i, 'x' FROM generate_series(1, 10) i; SELECT pg_switch_wal()");
     }
     pair.source_sql("CHECKPOINT");
-    let error = refusal(async { pair.source.changes(&capture, &position).await.map(|_| position.clone()) }).await;
+    let error =
+        refusal(async { pair.source.changes(&capture, &position, nothing_durable()).await.map(|_| position.clone()) })
+            .await;
     let name = slot(&pair, "slot_name");
     assert!(error.message.starts_with(&format!("replication slot {name} has lost the log")), "{error}");
     assert!(error.message.contains("max_slot_wal_keep_size"), "{error}");

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use super::super::Settings;
 use super::super::catalog::{Catalog, Described, Types};
 use super::super::ddl::{AUDIT_TABLE, Action, Alteration, Name, NewColumn, Scripts, Statement};
+use super::super::publication::Lacking;
 use super::super::slot::Plugin;
 use super::super::source::PostgresSource;
 use super::family::Families;
@@ -228,6 +229,7 @@ impl Log {
                     Alteration::Columns(_) | Alteration::RenameColumn { .. } | Alteration::Other => {
                         let altered = self.altered(&table, *only);
                         altered.iter().for_each(|at| self.alter(*at, change, facts, changes));
+                        self.give_up_all(&facts.lacking, changes);
                         // A key is not always told.
                         !altered.is_empty()
                     }
@@ -238,8 +240,27 @@ impl Log {
         (Step::Done, changed)
     }
 
+    /// Tells that the log does not have all of a table's changes.
+    pub fn give_up(&mut self, table: TableName, reason: String, changes: &mut Changes) {
+        if let Some(at) = self.tables.find(&table) {
+            self.tables.tell(at, &mut changes.entries);
+        }
+        changes.entries.push(Entry::Unreadable { table, reason });
+    }
+
+    pub fn give_up_all(&mut self, lacking: &[Lacking], changes: &mut Changes) {
+        lacking.iter().for_each(|(table, reason)| self.give_up(table.clone(), reason.clone(), changes));
+    }
+
+    /// For what tables are published that may have to be published in another way.
+    pub fn review(&self) -> Option<Box<Capture>> {
+        let capture = || Capture { selects: self.capture.selects.clone(), ..Capture::of(&self.capture.task) };
+        (self.plugin == Plugin::PgOutput).then(|| Box::new(capture()))
+    }
+
     /// What has to be known besides a statement; `None` where it says all, or concerns no captured table.
     fn request(&self, statement: &Statement, schema: &str, resolve: impl Fn(&Name) -> TableName) -> Option<Request> {
+        let mut review = None;
         let (tables, texts) = match statement {
             Statement::Create { temporary: true, .. } | Statement::Drop(_) => return None,
             Statement::Create { name, columns, .. } => {
@@ -254,6 +275,7 @@ impl Log {
                     Alteration::SetSchema(to) => (renamed(TableName::new(to, &table.table)), Vec::new()),
                     Alteration::Attach(_) | Alteration::Detach(_) => return None,
                     Alteration::Columns(_) | Alteration::RenameColumn { .. } | Alteration::Other => {
+                        review = self.review();
                         let at = self.altered(&table, *only).into_iter();
                         let names = at.map(|at| self.tables.version(at).schema.name.clone()).collect();
                         (names, type_texts(change))
@@ -267,7 +289,7 @@ impl Log {
                 | Statement::Alter { change: Alteration::Rename(_) | Alteration::SetSchema(_), .. }
         );
         let tables: Vec<TableName> = tables.into_iter().filter(|name| !is_new || self.is_new(name)).collect();
-        (!tables.is_empty()).then(|| Request { tables, texts, schema: schema.to_owned(), ..Request::default() })
+        (!tables.is_empty()).then(|| Request { tables, texts, schema: schema.to_owned(), review, ..Request::default() })
     }
 
     /// A table that is captured and not known. One that is known was there already, or when the task looked.

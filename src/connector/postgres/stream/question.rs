@@ -9,8 +9,10 @@ use futures_util::future::BoxFuture;
 
 use super::super::Endpoint;
 use super::super::catalog::{Catalog, Described, Parent, Types};
+use super::super::publication::{self, Lacking};
 use super::log::Recorded;
 use super::relation::OwnedRelation;
+use crate::connector::Capture;
 use crate::data::{Result, TableName};
 
 /// What cannot be taken before the catalog has answered.
@@ -35,7 +37,7 @@ pub enum Step {
     Ask(Request),
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Request {
     /// All tables and what they inherit from.
     pub relations: bool,
@@ -44,6 +46,8 @@ pub struct Request {
     /// Texts of types, and the schema that was the current one where they were written.
     pub texts: Vec<String>,
     pub schema: String,
+    /// Of what the tables are published for, where they may have to be published in another way.
+    pub review: Option<Box<Capture>>,
 }
 
 /// What is known by now for one question.
@@ -55,6 +59,7 @@ pub struct Facts {
     pub tables: HashMap<TableName, Described>,
     pub types: HashMap<(u32, i32), Types>,
     pub texts: HashMap<String, Types>,
+    pub lacking: Vec<Lacking>,
 }
 
 pub type Answer = BoxFuture<'static, Result<Facts>>;
@@ -68,6 +73,9 @@ pub fn ask(endpoint: Endpoint, request: Request) -> Answer {
             facts.relations = Some(catalog.relations().await?);
         }
         facts.tables = catalog.tables(&request.tables).await?;
+        if let Some(capture) = &request.review {
+            facts.lacking = publication::review(&mut endpoint.connect().await?, capture, &request.tables).await?;
+        }
         facts.types = catalog.types(&request.types).await?;
         facts.texts = catalog.types_of_texts(&request.schema, &request.texts).await?;
         Ok(facts)

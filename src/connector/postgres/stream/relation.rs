@@ -160,10 +160,12 @@ impl PgOutput {
         let is_news = log.tables.is_news(&shown);
         if !facts.is_complete && (is_news || !types.is_empty()) {
             let tables = vec![owner];
-            return Ok(Step::Ask(Request { tables, types, ..Request::default() }));
+            let review = log.review().filter(|_| is_news);
+            return Ok(Step::Ask(Request { tables, types, review, ..Request::default() }));
         }
         let at = log.tables.meet(&shown, facts.tables.get(&owner), &mut changes.entries);
         let table = log.tables.tell(at, &mut changes.entries);
+        log.give_up_all(&facts.lacking, changes);
         let captured = Captured::new(relation.clone(), table, is_partition, log, at);
         self.relations.insert(relation.oid, Known::Captured(captured));
         Ok(Step::Done)

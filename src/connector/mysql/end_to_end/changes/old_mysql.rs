@@ -104,7 +104,7 @@ async fn tables_are_locked_where_the_server_may_not_be() {
                 last = value(batch.row(row).get(0)).parse::<u64>().unwrap().max(last);
             }
         }
-        let mut changes = source.changes(&capture, &position).await.unwrap();
+        let mut changes = source.changes(&capture, &position, nothing_durable()).await.unwrap();
         let mut piece = Changes::default();
         while piece.rows.rows() == 0 {
             changes.next(&mut piece).await.unwrap();

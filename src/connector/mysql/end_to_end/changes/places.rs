@@ -42,7 +42,7 @@ async fn the_log_goes_on_through_rotation_purge_and_death_of_the_server() {
 
     let Position::Binlog { file, .. } = &end else { panic!() };
     pair.sql(&format!("PURGE BINARY LOGS TO '{file}'"));
-    let mut lost = pair.source().changes(&log.capture, &begin).await.unwrap();
+    let mut lost = pair.source().changes(&log.capture, &begin, nothing_durable()).await.unwrap();
     let error = lost.next(&mut Changes::default()).await.unwrap_err();
     assert_eq!((error.kind, error.native), (ErrorKind::Fatal, Some(1236)));
     assert!(error.message.starts_with("Error 1236 reading binary log. "), "{error}");

@@ -32,6 +32,9 @@ use table::{Table, Tally};
 /// What waits is applied when it takes this much memory, though its transaction be not at its end.
 const HELD_BYTES_MAX: usize = 32 << 20;
 
+/// How many times `MinTransactionSize` goes into a transaction of the target while more is there.
+const TRANSACTION_FACTOR: usize = 10;
+
 /// Where applying begins, and how it ends by itself.
 #[derive(Default)]
 pub struct Start {
@@ -95,7 +98,8 @@ pub struct Apply<'a> {
     /// Changes since the target's last commit, and since when there are some.
     changes: usize,
     since: Option<Instant>,
-    batch_ended: Instant,
+    /// When the batch before began to be applied.
+    batch_began: Instant,
     /// The place after the last transaction of the source that is complete here, and when that committed.
     complete: Option<Position>,
     complete_time: Option<i64>,
@@ -148,7 +152,7 @@ impl<'a> Apply<'a> {
             stage: Stage::None,
             changes: 0,
             since: None,
-            batch_ended: Instant::now(),
+            batch_began: Instant::now(),
             complete: None,
             complete_time: None,
             rows: 0,
@@ -203,7 +207,7 @@ impl<'a> Apply<'a> {
             true => {
                 let (min, max) =
                     (tuning.batch_timeout_min_s, tuning.batch_timeout_max_s.max(tuning.batch_timeout_min_s));
-                let soonest = self.batch_ended + Duration::from_secs(min);
+                let soonest = self.batch_began + Duration::from_secs(min);
                 Some(soonest.min(since + Duration::from_secs(max)).max(since))
             }
             false => Some(since + Duration::from_secs(tuning.commit_timeout_s)),
@@ -252,7 +256,7 @@ impl<'a> Apply<'a> {
                     }
                     self.end_transaction(position, time);
                     let end = self.stop_at.as_ref().is_some_and(|stop| self.complete.as_ref() >= Some(stop));
-                    if end || self.defined || self.is_enough() {
+                    if end || self.defined || self.is_enough(idle) {
                         durable = merge(durable, self.commit().await?);
                     }
                     if end {
@@ -336,13 +340,15 @@ impl<'a> Apply<'a> {
         self.complete_time = Some(time);
     }
 
-    /// Whether what waits makes a transaction of the target by its size.
-    fn is_enough(&self) -> bool {
+    /// Whether what waits makes a transaction of the target by its size. `MinTransactionSize` is the least: where more is
+    /// there already, larger sets go faster.
+    fn is_enough(&self, idle: bool) -> bool {
         let tuning = &self.rules.settings.change_processing;
-        match self.is_batch() {
-            true => tuning.batch_split_size > 0 && self.changes >= tuning.batch_split_size,
-            false => self.changes >= tuning.min_transaction_size || self.due().is_some_and(|due| due <= Instant::now()),
+        if self.is_batch() {
+            return tuning.batch_split_size > 0 && self.changes >= tuning.batch_split_size;
         }
+        let enough = if idle { 1 } else { TRANSACTION_FACTOR } * tuning.min_transaction_size;
+        self.changes >= enough || self.due().is_some_and(|due| due <= Instant::now())
     }
 
     fn is_due(&self, idle: bool) -> bool {
@@ -479,6 +485,7 @@ impl<'a> Apply<'a> {
 
     /// Makes all that is complete durable and gives its place. Must not be called inside a transaction of the source.
     async fn commit(&mut self) -> Result<Option<Durable>> {
+        self.batch_began = Instant::now();
         self.flush().await?;
         if !self.exceptions.is_empty() {
             // Before the commit: rather told twice than lost.
@@ -498,7 +505,6 @@ impl<'a> Apply<'a> {
         }
         self.changes = 0;
         self.since = None;
-        self.batch_ended = Instant::now();
         let Some(position) = self.complete.take() else { return Ok(None) };
         self.tolerant_until.take_if(|until| position >= *until);
         Ok(Some(self.durable(position)))

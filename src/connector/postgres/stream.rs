@@ -9,6 +9,7 @@ mod family;
 mod later;
 mod line;
 mod log;
+mod pace;
 mod pgoutput;
 mod question;
 mod relation;
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{BufMut, BytesMut};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::capture::names;
 use super::catalog::Catalog;
@@ -35,6 +36,7 @@ use crate::data::{Changes, Error, ErrorKind, Position, Result};
 use later::Later;
 use line::TestDecoding;
 use log::{Log, malformed};
+use pace::Pace;
 use pgoutput::EPOCH_MICROS;
 use question::{Answer, Facts, Question, Step, Taken, ask};
 use relation::PgOutput;
@@ -72,6 +74,7 @@ pub struct PostgresChanges {
     lacking: Vec<Lacking>,
     later: Option<Later>,
     durable: DurablePlace,
+    pace: Pace,
     /// What the server was told last: what was read, and what it may forget.
     told: (u64, u64),
     told_at: Instant,
@@ -158,6 +161,7 @@ impl PostgresChanges {
             lacking,
             later: Some(Later::new(capture)).filter(|later| !later.is_over()),
             durable,
+            pace: Pace::new(),
             told: (lsn, lsn),
             told_at: now,
             status_interval,
@@ -334,6 +338,7 @@ impl ChangeReader for PostgresChanges {
         loop {
             let told = changes.entries.len();
             let taken = self.take(changes).await;
+            self.pace.count();
             if changes.entries.len() > told {
                 self.log.note_told();
             }
@@ -354,7 +359,12 @@ impl ChangeReader for PostgresChanges {
             let limit = if undecided.is_some() { UNDECIDED_BYTES_MAX } else { self.capture.batch_bytes };
             let full = changes.bytes() >= limit;
             // What has begun in the middle of a transaction goes on at once; between two of them nobody knows.
-            let pause = self.log.is_between_transactions() && !self.client.has_message();
+            let mut pause = self.log.is_between_transactions() && !self.client.has_message();
+            if !full && !self.client.has_message() && self.open.is_none() && self.pace.is_busy() {
+                sleep(pace::MOMENT).await;
+                self.client.take_in()?;
+                pause &= !self.client.has_message();
+            }
             if !changes.is_empty() && (full || pause) {
                 return Ok(());
             }

@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
+use futures_util::FutureExt;
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -377,6 +378,14 @@ impl Client {
     /// Whether the next message has arrived whole.
     pub fn has_message(&self) -> bool {
         matches!(self.input.header(), Ok(Some((_, length))) if self.input.bytes().len() >= length + 5)
+    }
+
+    /// Takes in what has arrived, without waiting for more.
+    pub fn take_in(&mut self) -> Result<()> {
+        if self.input.room() == 0 {
+            return Ok(());
+        }
+        self.read().now_or_never().unwrap_or(Ok(()))
     }
 
     /// What the server has warned of, where the session lets it. A stream does not go on before this was asked.

@@ -178,6 +178,11 @@ class Pair:
         back.target_arn = create_endpoint(pair.client, pair.instance_arn, **back.target.database.endpoint("target"))
         return back
 
+    def set_up_source(self, **parameters):
+        """Takes another endpoint for the source, with further parameters of CreateEndpoint."""
+        endpoint = self.source.database.endpoint("source") | parameters
+        self.source_arn = create_endpoint(self.client, self.instance_arn, **endpoint)
+
     def make_target_schema(self):
         kind = "SCHEMA" if self.target.is_postgres else "DATABASE"
         self.target.execute(f"CREATE {kind} {self.target.quote(self.schema)}")

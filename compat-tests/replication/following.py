@@ -1,6 +1,9 @@
 """Tasks that follow a source: what they are made and waited for with."""
 
+import collections
+import contextlib
 import re
+import threading
 import urllib.request
 
 import pytest
@@ -10,6 +13,9 @@ from pairs import Pair
 
 LOAD_AND_FOLLOW = {"MigrationType": "full-load-and-cdc"}
 FOLLOW = {"MigrationType": "cdc"}
+
+KEYED = "id integer PRIMARY KEY, v text"
+LOOSE = "a integer, b text"
 
 
 class Following:
@@ -23,10 +29,32 @@ class Following:
 
     def start(self, settings=None, mappings=None, **parameters):
         """Makes a task and starts it; returns when it runs."""
-        self.task = self.pair.task(mappings, settings, **(LOAD_AND_FOLLOW | parameters))
-        self.task.start()
+        self.begin(settings, mappings, **parameters)
         self.task.wait("running")
         return self.task
+
+    def begin(self, settings=None, mappings=None, **parameters):
+        """Makes a task and starts it, whatever comes of that."""
+        self.task = self.pair.task(mappings, settings, **(LOAD_AND_FOLLOW | parameters))
+        self.task.start()
+
+    def failure(self, settings=None, mappings=None, **parameters):
+        """Makes a task that must fail, and gives what it says of that."""
+        self.begin(settings, mappings, **parameters)
+        return self.task.wait("failed")["LastFailureMessage"]
+
+    def stop(self):
+        self.task.stop()
+        return self.task.wait("stopped")
+
+    def resume(self):
+        self.task.start("resume-processing")
+        self.task.wait("running")
+
+    def reload(self, *tables):
+        """Has tables loaded again while the task runs."""
+        names = [{"SchemaName": self.pair.schema, "TableName": name} for name in tables]
+        self.pair.client.reload_tables(ReplicationTaskArn=self.task.arn, TablesToReload=names)
 
     def counts(self, table):
         """Inserts, updates, deletes and statements that define the table: captured, and applied."""
@@ -79,6 +107,47 @@ class Following:
             pytest.fail(f"counts of {table} are {self.counts(table)}, not {wanted}; {task['Status']}, {task.get('StopReason')}")
 
 
+@contextlib.contextmanager
+def busy(source, *statements):
+    """Runs the statements over and over, with the number of the round for `{n}`; gives that number."""
+    rounds = [0]
+    ended = threading.Event()
+    failures = []
+
+    def work():
+        try:
+            connection = source.connect()
+            with contextlib.closing(connection), connection.cursor() as cursor:
+                while not ended.is_set():
+                    rounds[0] += 1
+                    for statement in statements:
+                        cursor.execute(statement.replace("{n}", str(rounds[0])))
+        except Exception as error:
+            failures.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        yield rounds
+    finally:
+        ended.set()
+        worker.join()
+        assert failures == []
+
+
+def multiset(side, table):
+    try:
+        return collections.Counter(side.execute(f"SELECT * FROM {side.table(table)}"))
+    except Exception as error:  # the table may not be there yet
+        return error
+
+
+def wait_until_alike(following, *tables):
+    """As `wait_until_equal`, of rows in no order."""
+    for table in tables:
+        wait_until(lambda: multiset(following.source, table) == multiset(following.target, table), f"{table} is equal", 60)
+
+
 def control_rows(side, table):
     """A control table where it is kept when the settings do not name a schema."""
     return side.rows(table, "public" if side.is_postgres else "awsdms_control")
@@ -90,10 +159,28 @@ def resource_id(task):
 
 @pytest.fixture
 def following(pair, dms):
-    follows = Following(pair)
-    yield follows
-    if follows.task is not None:
-        clean_up(dms, follows.task)
+    with contextlib.closing(following_of(pair, dms)) as makes:
+        yield next(makes)
+
+
+@pytest.fixture
+def make_following(pair, dms):
+    """Makes several tasks of one pair: `make_following()`."""
+    with contextlib.closing(following_of(pair, dms)) as makes:
+        yield lambda: next(makes)
+
+
+def following_of(pair, dms):
+    """One after the other, whose tasks end with the test."""
+    made = []
+    try:
+        while True:
+            made.append(Following(pair))
+            yield made[-1]
+    finally:
+        for follows in made:
+            if follows.task is not None:
+                clean_up(dms, follows.task)
 
 
 def clean_up(dms, task):

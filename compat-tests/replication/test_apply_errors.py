@@ -13,6 +13,10 @@ KEYED = "id integer PRIMARY KEY, value text"
 CAPTURED, UNDISPUTED = (2, 2, 1, 0), (1, 1, 0, 0)
 
 
+# Otherwise those of changes that were made before the load was over are passed over.
+TOLD = {"FullLoadIgnoreConflicts": False}
+
+
 def policies(word, **others):
     return {f"ApplyError{kind}Policy": word for kind in ("Insert", "Update", "Delete")} | others
 
@@ -22,7 +26,7 @@ def begin(following, behavior, batch=False):
     for name in ("t", "other"):
         following.source.create(name, KEYED)
         following.source.fill(name, 9)
-    following.start({"ErrorBehavior": behavior, "TargetMetadata": {"BatchApplyEnabled": batch}})
+    following.start({"ErrorBehavior": TOLD | behavior, "TargetMetadata": {"BatchApplyEnabled": batch}})
     following.wait_for_load("t", "other")
     there = following.target.table("t")
     following.target.execute(f"DELETE FROM {there} WHERE id IN (1, 2)", f"INSERT INTO {there} VALUES (10, 'theirs')")
@@ -97,7 +101,7 @@ def test_rows_that_are_there_can_be_replaced_and_missing_ones_inserted(following
     conflict(following)
     following.wait_until_equal("t")
     following.wait_for_counts("t", CAPTURED, (2, 2, 0, 0))
-    # An update of the key, too, whose row is missing or whose new key is taken.
+    # An update of the key, too, whose row is missing.
     here, there = following.source.table("t"), following.target.table("t")
     following.target.execute(f"DELETE FROM {there} WHERE id = 4")
     following.source.execute(f"UPDATE {here} SET id = 40 WHERE id = 4")
@@ -111,7 +115,7 @@ def test_a_missing_row_is_not_made_of_half_an_update(following):
     following.source.create("t", "id integer PRIMARY KEY, n integer, body text")
     following.source.execute(f"ALTER TABLE {following.source.table('t')} ALTER COLUMN body SET STORAGE EXTERNAL")
     following.source.insert("t", [(1, 1, "x" * 10_000), (2, 2, "y" * 10_000)])
-    following.start({"ErrorBehavior": {"ApplyErrorUpdatePolicy": "UPDATE_RECORD"}})
+    following.start({"ErrorBehavior": TOLD | {"ApplyErrorUpdatePolicy": "UPDATE_RECORD"}})
     following.wait_for_load("t")
     following.target.execute(f"DELETE FROM {following.target.table('t')} WHERE id = 1")
     following.source.execute(f"UPDATE {following.source.table('t')} SET n = n + 10")
@@ -128,7 +132,7 @@ def test_a_conflict_can_suspend_its_table_and_no_other(following, batch):
         following.source.create(name, KEYED)
         following.source.fill(name, 9)
     task = following.start(
-        {"ErrorBehavior": policies("SUSPEND_TABLE"), "TargetMetadata": {"BatchApplyEnabled": batch}}
+        {"ErrorBehavior": TOLD | policies("SUSPEND_TABLE"), "TargetMetadata": {"BatchApplyEnabled": batch}}
     )
     following.wait_for_load(*tables, "t", "other")
     there = following.target.table
@@ -151,10 +155,7 @@ def test_a_conflict_can_suspend_its_table_and_no_other(following, batch):
     following.wait_until_equal("t")
     assert [(5, "later") in following.target.rows(name) for name in tables] == [False] * 3
     # Loaded again, they go on.
-    schema = following.pair.schema
-    following.pair.client.reload_tables(
-        ReplicationTaskArn=task.arn, TablesToReload=[{"SchemaName": schema, "TableName": name} for name in tables[:2]]
-    )
+    following.reload(*tables[:2])
     following.wait_for_load(*tables[:2])
     following.source.execute(*[f"UPDATE {here(name)} SET value = 'last' WHERE id = 6" for name in tables])
     following.wait_until_equal(*tables[:2])
@@ -226,7 +227,7 @@ def test_a_value_that_the_target_does_not_take_costs_its_row_alone(following):
     following.target.create("t", "id integer PRIMARY KEY, value varchar(5) NOT NULL")
     following.source.create("other", KEYED)
     following.source.fill("other", 1)
-    following.start(prepare("TRUNCATE_BEFORE_LOAD"))
+    following.start(prepare("TRUNCATE_BEFORE_LOAD") | {"ErrorBehavior": TOLD})
     following.wait_for_load("t", "other")
     t = following.source.table("t")
     following.source.execute(
@@ -246,7 +247,7 @@ def test_a_key_that_is_too_long_for_the_target_is_none_of_its_rows(following):
     following.pair.make_target_schema()
     following.source.create("t", "k varchar(20) PRIMARY KEY, n integer")
     following.target.create("t", "k varchar(5) PRIMARY KEY, n integer")
-    following.start(prepare("TRUNCATE_BEFORE_LOAD"))
+    following.start(prepare("TRUNCATE_BEFORE_LOAD") | {"ErrorBehavior": TOLD})
     following.wait_for_load("t")
     t = following.source.table("t")
     following.source.execute(
@@ -285,3 +286,26 @@ def test_a_truncated_table_can_fail_the_task(following):
     message = following.task.describe()["LastFailureMessage"]
     assert "truncated" in message and f"{following.pair.schema}.t" in message
     assert len(following.target.rows("t")) == 8
+
+
+@pytest.mark.parametrize("ignores", [True, False])
+@to_both_engines
+def test_conflicts_of_what_changed_during_the_load_are_passed_over_if_that_is_asked(following, ignores):
+    pair, source, target = following.pair, following.source, following.target
+    pair.create_both("t", KEYED)
+    source.fill("t", 10)
+    load = {"TargetTablePrepMode": "TRUNCATE_BEFORE_LOAD", "StopTaskCachedChangesApplied": True}
+    with target.held_at("t", 5):
+        following.begin({"FullLoadSettings": load, "ErrorBehavior": {"FullLoadIgnoreConflicts": ignores}})
+        pair.wait_for(following.task, "t", "Full load")
+        target.execute(f"INSERT INTO {target.table('t')} VALUES (11, 'theirs')")
+        source.execute(f"INSERT INTO {source.table('t')} VALUES (11, 'ours')", f"UPDATE {source.table('t')} SET value = 'new' WHERE id = 1")
+    assert following.task.wait("stopped")["StopReason"] == "Stop Reason STOPPED_AFTER_CACHED_EVENTS"
+    told = exceptions(following)
+    assert told == [] if ignores else [statement.split(" ")[0] for statement, _ in told] == ["INSERT"]
+    # Afterwards every conflict is one.
+    target.execute(f"INSERT INTO {target.table('t')} VALUES (12, 'theirs')")
+    source.execute(f"INSERT INTO {source.table('t')} VALUES (12, 'ours')")
+    following.resume()
+    wait_until(lambda: len(exceptions(following)) == len(told) + 1, "the conflict is told")
+    assert (12, "theirs") in target.rows("t")

@@ -11,7 +11,7 @@ def test_status_history_and_suspended_tables_are_told(following):
     following.source.create("t", "id integer PRIMARY KEY, value integer")
     following.source.fill("t", 3, "n")
     tables = {"StatusTableEnabled": True, "HistoryTableEnabled": True, "SuspendedTablesTableEnabled": True}
-    policies = {"ApplyErrorInsertPolicy": "SUSPEND_TABLE"}
+    policies = {"ApplyErrorInsertPolicy": "SUSPEND_TABLE", "FullLoadIgnoreConflicts": False}
     task = following.start({"ControlTablesSettings": tables, "ErrorBehavior": policies})
     following.wait_for_load("t")
     assert following.target.exceptions() == []

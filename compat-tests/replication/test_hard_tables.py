@@ -7,11 +7,11 @@ import uuid
 import pytest
 from following import following  # noqa: F401
 from hard_tables import HARD_TABLES, said
-from pairs import in_all_directions, pair  # noqa: F401
+from pairs import FROM_MARIADB, in_all_directions, pair  # noqa: F401
 
 # Every conflict is told, and LOBs are moved whole.
 SETTINGS = {
-    "ErrorBehavior": {"ApplyErrorDeletePolicy": "LOG_ERROR"},
+    "ErrorBehavior": {"ApplyErrorDeletePolicy": "LOG_ERROR", "FullLoadIgnoreConflicts": False},
     "TargetMetadata": {"LobMaxSize": 1024},
     "FullLoadSettings": {"TargetTablePrepMode": "TRUNCATE_BEFORE_LOAD"},
 }
@@ -47,8 +47,10 @@ def make(following, tables):
                 run(table, f"INSERT INTO {{t}} VALUES ({', '.join(['%s'] * len(row))})", row)
 
 
-def change(side, tables):
+def change(side, tables, session):
     with cursor_of(side) as run:
+        for statement in session:
+            run(tables[0], statement)
         for table in tables:
             for statements in table.transactions:
                 ends = [] if statements[-1] == "ROLLBACK" else ["COMMIT"]
@@ -82,9 +84,8 @@ def differences(following, tables):
     return found
 
 
-@pytest.mark.parametrize("apply", ["transactional", "batch"])
-@in_all_directions
-def test_rows_that_are_hard_to_follow_end_as_on_the_source(following, apply):
+def check(following, apply, *session):
+    """Follows all the tables; `session` are statements before the changes."""
     source, target = following.source, following.target
     tables = [table.of(source.server.engine) for table in HARD_TABLES if source.server.engine in table.engines]
     following.pair.make_target_schema()
@@ -96,9 +97,40 @@ def test_rows_that_are_hard_to_follow_end_as_on_the_source(following, apply):
     # All that changes while the target waits at the gate is in one batch.
     with target.locked("gate") if apply == "batch" else contextlib.nullcontext():
         source.execute(f"UPDATE {source.table('gate')} SET v = 1")
-        change(source, tables)
+        change(source, tables, session)
         source.execute(f"UPDATE {source.table('gate')} SET v = 2")
         following.wait_until_captured("gate", (0, 2, 0, 0))
     following.wait_for_counts("gate", (0, 2, 0, 0))
     assert differences(following, tables) == {}
     assert target.exceptions() == []
+
+
+@pytest.mark.parametrize("apply", ["transactional", "batch"])
+@in_all_directions
+def test_rows_that_are_hard_to_follow_end_as_on_the_source(following, apply):
+    check(following, apply)
+
+
+@pytest.mark.parametrize("pair", ["postgres-mariadb"], indirect=True)
+def test_they_do_so_through_test_decoding(following):
+    following.pair.set_up_source(PostgreSQLSettings={"PluginName": "test-decoding"})
+    check(following, "transactional")
+    assert following.source.execute("SELECT plugin FROM pg_replication_slots WHERE active") == [("test_decoding",)]
+
+
+@pytest.mark.parametrize("pair, image", [(FROM_MARIADB, "MINIMAL"), ("mariadb-mariadb", "NOBLOB")], indirect=["pair"])
+def test_they_do_so_when_the_binary_log_has_parts_of_them_alone(following, image):
+    check(following, "batch", f"SET SESSION binlog_row_image = {image}")
+
+
+@pytest.mark.parametrize("pair", [FROM_MARIADB], indirect=True)
+def test_they_do_so_when_the_binary_log_is_compressed(following):
+    source = following.source
+    source.execute("SET GLOBAL log_bin_compress = ON", "SET GLOBAL log_bin_compress_min_len = 10")
+    file, place, *_ = source.execute("SHOW MASTER STATUS")[0]
+    try:
+        check(following, "transactional")
+        events = source.execute(f"SHOW BINLOG EVENTS IN '{file}' FROM {place}")
+        assert {"Write_rows_compressed_v1", "Update_rows_compressed_v1"} <= {kind for _, _, kind, *_ in events}
+    finally:
+        source.execute("SET GLOBAL log_bin_compress = OFF", "SET GLOBAL log_bin_compress_min_len = 256")

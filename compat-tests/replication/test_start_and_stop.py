@@ -1,5 +1,6 @@
 """Where a task begins to follow a source, and how it ends by itself."""
 
+import contextlib
 import datetime
 import time
 
@@ -15,39 +16,50 @@ def utc(seconds_from_now=0.0):
     return moment.strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def stop_after(key):
-    return {"FullLoadSettings": {key: True}}
+@contextlib.contextmanager
+def load_among_changes(following, key):
+    """A load that is held in the middle of a table while rows of it change, those that are loaded and those that are not."""
+    pair = following.pair
+    pair.create_both("t", "id integer PRIMARY KEY, value text")
+    pair.source.fill("t", 10)
+    settings = {"FullLoadSettings": {"TargetTablePrepMode": "TRUNCATE_BEFORE_LOAD", key: True}}
+    t = pair.source.table("t")
+    with pair.target.held_at("t", 5):
+        following.begin(settings | {"ErrorBehavior": {"ApplyErrorDeletePolicy": "LOG_ERROR", "FullLoadIgnoreConflicts": False}})
+        following.task.wait("running")
+        pair.wait_for(following.task, "t", "Full load")
+        before = following.source.rows("t")
+        pair.source.execute(
+            f"INSERT INTO {t} VALUES (11, 'during')",
+            f"UPDATE {t} SET value = 'during' WHERE id IN (1, 9)",
+            f"DELETE FROM {t} WHERE id IN (2, 8)",
+            f"UPDATE {t} SET id = id + 20 WHERE id IN (3, 7)",
+        )
+    yield before
 
 
 @in_all_directions
 def test_a_task_stops_after_its_load_and_goes_on_when_it_is_told_to(following):
-    following.source.create("t", "id integer PRIMARY KEY, value text")
-    following.source.fill("t", 10)
-    task = following.pair.task(settings=stop_after("StopTaskCachedChangesNotApplied"), MigrationType="full-load-and-cdc")
-    following.task = task
-    task.start()
-    assert task.wait("stopped")["StopReason"] == "Stop Reason STOPPED_AFTER_FULL_LOAD"
-    following.source.execute(f"INSERT INTO {following.source.table('t')} VALUES (11, 'later')")
-    assert len(following.target.rows("t")) == 10
-    task.start("resume-processing")
-    task.wait("running")
+    with load_among_changes(following, "StopTaskCachedChangesNotApplied") as before:
+        assert following.task.wait("stopped")["StopReason"] == "Stop Reason STOPPED_AFTER_FULL_LOAD"
+    assert following.target.rows("t") == before
+    following.source.execute(f"INSERT INTO {following.source.table('t')} VALUES (12, 'later')")
+    following.resume()
     following.wait_until_equal("t")
-    following.wait_for_counts("t", (1, 0, 0, 0))
+    following.wait_for_counts("t", (2, 4, 2, 0))
+    assert following.target.exceptions() == []
 
 
 @in_all_directions
 def test_a_task_stops_when_what_changed_during_the_load_is_applied(following):
-    following.source.create("t", "id integer PRIMARY KEY, value text")
-    following.source.fill("t", 10)
-    task = following.pair.task(settings=stop_after("StopTaskCachedChangesApplied"), MigrationType="full-load-and-cdc")
-    following.task = task
-    task.start()
-    assert task.wait("stopped")["StopReason"] == "Stop Reason STOPPED_AFTER_CACHED_EVENTS"
+    with load_among_changes(following, "StopTaskCachedChangesApplied"):
+        assert following.task.wait("stopped")["StopReason"] == "Stop Reason STOPPED_AFTER_CACHED_EVENTS"
+    assert following.target.rows("t") == following.source.rows("t")
+    assert following.counts("t") == ((1, 4, 2, 0), (1, 4, 2, 0))
     following.source.execute(f"DELETE FROM {following.source.table('t')} WHERE id = 1")
-    task.start("resume-processing")
-    task.wait("running")
+    following.resume()
     following.wait_until_equal("t")
-    assert task.status == "running"
+    assert following.task.status == "running" and following.target.exceptions() == []
 
 
 @in_all_directions

@@ -14,7 +14,7 @@ use super::policy::{self, Action, Counts};
 use super::progress::TableState;
 use super::pump::{Account, pump};
 use super::run::{Moment, Run};
-use crate::connector::{ApplyException, PrepareMode, ReadPlan, Snapshot, Written};
+use crate::connector::{ApplyException, PrepareMode, ReadPlan, Snapshot, TableEntry, Written};
 use crate::data::{Batch, Error, ErrorKind, Format, Result, TableName};
 use crate::mapping::TablePlan;
 
@@ -104,8 +104,23 @@ impl Run {
                 self.suspended(index, &name);
                 Ok(())
             }
+            Err(error) if error.kind == ErrorKind::Table && self.has_changed(&plan).await => {
+                task_log!(self.rules.log, TargetLoad, Warning, "Table {name} was altered before it was read: {error}");
+                self.progress.update(index, |table| table.state = TableState::BeforeLoad);
+                Ok(())
+            }
             Err(error) => self.failed(index, &name, error),
         }
+    }
+
+    /// Whether the table has other columns by now, in a task that may load it again at a later place of the log.
+    async fn has_changed(&self, plan: &TablePlan) -> bool {
+        let entry = TableEntry { name: plan.source.name.clone(), kind: plan.source.kind };
+        self.migration.has_changes()
+            && match self.source.describe(&[entry]).await {
+                Ok(now) => now.first().is_some_and(|now| now.columns != plan.source.columns),
+                Err(_) => false,
+            }
     }
 
     fn failed(&self, index: usize, name: &TableName, error: Error) -> Result<()> {

@@ -167,7 +167,12 @@ impl Run {
                     None => self.moment_of(&plans).await?,
                 };
                 self.load(plans.clone(), moment, Until::Loaded, &mut orders.reloads).await?;
-                if settings.stop_task_cached_changes_not_applied && self.stops_after_load {
+                let altered: Vec<TableName> = self.waiting(&plans).into_iter().map(|table| table.name).collect();
+                if !altered.is_empty() {
+                    self.add(altered, &mut plans).await?;
+                    continue;
+                }
+                if settings.stop_task_cached_changes_not_applied && self.stops_after_load && self.migration.loads() {
                     return Ok(StopReason::AfterFullLoad);
                 }
             }
@@ -253,7 +258,8 @@ impl Run {
         }
     }
 
-    /// Tables that came into being while the log was followed, and whose rows it lacks.
+    /// Tables that came into being while the log was followed, and whose rows it lacks; or that were altered before they
+    /// were loaded.
     async fn add(&self, names: Vec<TableName>, plans: &mut HashMap<usize, TablePlan>) -> Result<()> {
         for plan in self.plans_of(names).await? {
             let place = self.progress.place_of(&plan.source.name);
@@ -327,7 +333,9 @@ impl Run {
         let mut start = Start::default();
         let mut capture = self.capture(Vec::new());
         for table in self.progress.all() {
-            if table.state == TableState::DoesNotExist {
+            // The second is a table that came into being beyond the place: it was read of, and nothing is applied yet.
+            let is_ahead = table.state == TableState::BeforeLoad && table.in_log.schema.is_none();
+            if table.state == TableState::DoesNotExist || is_ahead {
                 continue;
             }
             let known = Known {

@@ -97,7 +97,12 @@ impl Apply<'_> {
             self.created.push(name.clone());
         }
         let tally = match (&version, self.known.get(&name)) {
-            (None, Some(known)) => Tally { captured: known.captured, applied: known.applied, ..tally },
+            (None, Some(known)) => Tally {
+                captured: known.captured,
+                applied: known.applied,
+                suspended: known.suspended && !known.gone,
+                ..tally
+            },
             _ => tally,
         };
         let dropped = translated.after.is_none();

@@ -1,0 +1,161 @@
+"""Changes go through the same rules and settings as rows that are loaded."""
+
+import contextlib
+import threading
+
+import pytest
+from conftest import wait_until
+from following import KEYED, LOOSE, following, make_following, wait_until_alike  # noqa: F401
+from pairs import FROM_MARIADB, FROM_POSTGRES, in_all_directions, pair, transformation, with_rule  # noqa: F401
+
+
+@in_all_directions
+def test_changes_go_where_the_rules_send_them(following):
+    pair, source, target = following.pair, following.source, following.target
+    source.create("orders", "id integer PRIMARY KEY, secret varchar(20), amount numeric(10, 2), note varchar(20)")
+    source.create("pre_old", KEYED)
+    source.insert("orders", [(1, "s", 1.5, "one"), (2, "s", 2.5, "two"), (3, "s", 3.5, "three")])
+    source.fill("pre_old", 2)
+    there = pair.schema + "_there"
+    mappings = with_rule(
+        pair.schema,
+        transformation("schema", "rename", there, schema=pair.schema) | {"object-locator": {"schema-name": pair.schema}},
+        transformation("table", "rename", "bookings", table="orders"),
+        transformation("table", "replace-prefix", table="pre_%") | {"value": "new_", "old-value": "pre_"},
+        transformation("column", "remove-column", table="orders", column="secret"),
+        transformation("column", "rename", "number", table="orders", column="id"),
+    )
+    following.start(mappings=mappings)
+    following.wait_for_load("orders", "pre_old")
+    orders, old = source.table("orders"), source.table("pre_old")
+    source.execute(
+        f"INSERT INTO {orders} VALUES (4, 'hidden', 4.5, 'four')",
+        f"UPDATE {orders} SET amount = 10, secret = 'other' WHERE id = 1",
+        f"UPDATE {orders} SET secret = 'nothing else' WHERE id = 2",
+        f"UPDATE {orders} SET id = 30 WHERE id = 3",
+        f"ALTER TABLE {orders} ADD COLUMN late integer",
+        f"UPDATE {orders} SET late = 7 WHERE id = 30",
+        f"DELETE FROM {old} WHERE id = 1",
+        f"INSERT INTO {old} VALUES (3, 'three')",
+    )
+    expected = [(row[0], *row[2:]) for row in source.rows("orders")]
+
+    def rows(table):
+        try:
+            return target.rows(table, there)
+        except Exception as error:  # it may be in the middle of being altered
+            return error
+
+    wait_until(lambda: rows("bookings") == expected and rows("new_old") == source.rows("pre_old"), "all is there", 30)
+    assert target.columns("bookings", there) == ["number", "amount", "note", "late"]
+    # Statistics are told by the names of the source.
+    counts = following.all_counts()
+    assert counts["orders"][0][:3] == (1, 4, 0) and counts["orders"] == (counts["orders"][0],) * 2
+    assert counts["pre_old"] == ((1, 0, 1, 0),) * 2
+    assert set(target.tables(there)) >= {"bookings", "new_old"} and "orders" not in target.tables(there)
+
+
+LIMITED = {"SupportLobs": True, "FullLobMode": False, "LimitedSizeLobMode": True, "LobMaxSize": 1}
+FULL = {"SupportLobs": True, "FullLobMode": True, "LimitedSizeLobMode": False}
+NONE = {"SupportLobs": False, "FullLobMode": False, "LimitedSizeLobMode": False}
+
+
+@pytest.mark.parametrize("pair", ["postgres-mariadb", FROM_MARIADB], indirect=True)
+def test_large_values_that_change_are_cut_kept_or_left_out_as_in_a_load(make_following, pair):
+    source, target = pair.source, pair.target
+    source.create("t", "id integer PRIMARY KEY, body text, scan bytea, n integer")
+    long, bytes_ = "ä" * 40_000, b"\x00\xff" * 40_000
+    source.insert("t", [(1, long, bytes_, 1)])
+    modes = {"limited": LIMITED, "full": FULL, "none": NONE}
+    follows = {name: make_following() for name in modes}
+    for name, mode in modes.items():
+        follows[name].start({"TargetMetadata": mode | {"TargetSchema": f"{pair.schema}_{name}"}})
+        follows[name].wait_for_load("t")
+    source.insert("t", [(2, long, bytes_, 2), (3, "short", b"short", 3)])
+    connection = source.connect()
+    with contextlib.closing(connection), connection.cursor() as cursor:
+        cursor.execute(f"UPDATE {source.table('t')} SET body = %s, scan = %s WHERE id = 3", ("x" + long, b"x" + bytes_))
+    for one in follows.values():
+        one.wait_for_counts("t", (2, 1, 0, 0))
+    rows = {name: target.rows("t", f"{pair.schema}_{name}") for name in modes}
+    assert rows["full"] == source.rows("t")
+    # A letter of two bytes is not cut in half, and a change is cut as a load is.
+    (_, body, scan, _), second, third = rows["limited"]
+    assert long.startswith(body) and 1020 <= len(body.encode()) <= 1024 and scan == bytes_[:1024]
+    assert second[1:3] == (body, scan)
+    assert ("x" + long).startswith(third[1]) and 1020 <= len(third[1].encode()) <= 1024 and third[2] == b"x" + bytes_[:1023]
+    none = source.columns("t") if "t" not in target.tables(f"{pair.schema}_none") else target.columns("t", f"{pair.schema}_none")
+    assert "scan" not in none and [row[0] for row in rows["none"]] == [1, 2, 3] and [row[-1] for row in rows["none"]] == [1, 2, 3]
+
+
+@in_all_directions
+def test_a_transaction_that_is_open_when_the_task_starts_is_neither_lost_nor_doubled(following):
+    source = following.source
+    source.create("loose", LOOSE)
+    source.create("t", KEYED)
+    source.fill("loose", 2)
+    loose = source.table("loose")
+    connection = source.connect()
+    with contextlib.closing(connection), connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute(f"INSERT INTO {loose} VALUES (10, 'open')")
+        following.begin()
+        source.execute(f"INSERT INTO {loose} VALUES (11, 'meanwhile')")
+        # The source may have to wait for the transaction; the other way round nobody waits.
+        waits = following.task.status == "starting"
+        source.execute(f"INSERT INTO {loose} VALUES (12, 'meanwhile')")
+        cursor.execute(f"INSERT INTO {loose} VALUES (13, 'open')")
+        if not waits:
+            following.task.wait("running")
+        cursor.execute("COMMIT")
+    following.task.wait("running")
+    source.execute(f"INSERT INTO {loose} VALUES (14, 'later')", f"INSERT INTO {source.table('t')} VALUES (1, 'last')")
+    following.wait_until_equal("t")
+    wait_until_alike(following, "loose")
+    row = following.task.statistics()[(following.pair.schema, "loose")]
+    assert row["FullLoadRows"] + row["AppliedInserts"] == 7
+
+
+@pytest.mark.parametrize("pair", [FROM_POSTGRES], indirect=True)
+def test_open_transactions_are_waited_for_as_long_as_the_settings_say(following):
+    source = following.source
+    source.create("t", KEYED)
+    connection = source.connect()
+    with contextlib.closing(connection), connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute(f"INSERT INTO {source.table('t')} VALUES (1, 'open')")
+        settings = {"FullLoadSettings": {"TransactionConsistencyTimeout": 1}, "ErrorBehavior": {"RecoverableErrorCount": 0}}
+        message = following.failure(settings)
+    assert "did not end within 1 s" in message
+
+
+@in_all_directions
+def test_a_table_that_changes_its_columns_while_another_loads_is_loaded_and_followed(following):
+    pair, source, target = following.pair, following.source, following.target
+    pair.create_both("first", KEYED)
+    source.create("later", KEYED)
+    for name in ("first", "later"):
+        source.fill(name, 10)
+    mappings = {"rules": []}
+    for number, name in enumerate(("later", "first"), 1):
+        locator = {"schema-name": pair.schema, "table-name": name}
+        rule = {"rule-type": "selection", "rule-id": str(number), "rule-name": str(number), "rule-action": "include"}
+        mappings["rules"].append(rule | {"object-locator": locator, "load-order": number})
+    later = source.table("later")
+    # The first cannot be dropped and created anew before.
+    with target.locked("first"):
+        following.start({"FullLoadSettings": {"MaxFullLoadSubTasks": 1}}, mappings)
+        pair.wait_for(following.task, "first", "Full load")
+        source.execute(
+            f"INSERT INTO {later} VALUES (11, 'before')",
+            f"ALTER TABLE {later} ADD COLUMN n integer",
+            f"INSERT INTO {later} VALUES (12, 'after', 12)",
+            f"UPDATE {later} SET n = id WHERE id <= 3",
+            f"ALTER TABLE {later} DROP COLUMN v",
+            f"UPDATE {later} SET n = 40 WHERE id = 4",
+            f"DELETE FROM {later} WHERE id = 5",
+        )
+    following.wait_for_load("first", "later")
+    wait_until(lambda: target.columns("later") == ["id", "n"], "the columns have changed", 30)
+    following.wait_until_equal("first", "later")
+    assert target.exceptions() == []

@@ -19,7 +19,7 @@ torture: ## Follow a source through 200 faults and look whether anything is lost
 	@cargo build --bins
 	@.venv/bin/python compat-tests/replication/torture.py --direction $(or $(DIRECTION),postgres-postgres) --faults $(or $(FAULTS),200) $(if $(SEED),--seed $(SEED))
 
-bench: ## Measure the loads against the databases' own tools; takes about an hour (docs/benchmarks.md)
+bench: ## Measure loads and changes against the databases' own tools; takes some two hours (docs/benchmarks.md)
 	@scripts/setup.sh bench
 	@.venv/bin/python bench/run.py
 

@@ -6,7 +6,7 @@
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## Migrate a million rows from MariaDB to PostgreSQL with a plain boto3 script and compare them
+demo: ## Migrate a million rows from MariaDB to PostgreSQL with a plain boto3 script, follow changes, and compare all
 	@scripts/setup.sh demo
 	@examples/demo/demo.sh
 
@@ -19,7 +19,7 @@ torture: ## Follow a source through 200 faults and look whether anything is lost
 	@cargo build --bins
 	@.venv/bin/python compat-tests/replication/torture.py --direction $(or $(DIRECTION),postgres-postgres) --faults $(or $(FAULTS),200) $(if $(SEED),--seed $(SEED))
 
-bench: ## Measure the loads against the databases' own tools; takes about an hour (docs/benchmarks.md)
+bench: ## Measure loads and changes against the databases' own tools; takes some two hours (docs/benchmarks.md)
 	@scripts/setup.sh bench
 	@.venv/bin/python bench/run.py
 

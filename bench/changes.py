@@ -89,9 +89,9 @@ class Source:
         return last
 
 
-def wait_for(target, schema, last, seconds=600):
+def wait_for(target, schema, last, seconds=600, name="changes"):
     """Returns when the target has the row."""
-    table = f"{schema}.changes"
+    table = f"{schema}.{name}"
     deadline = time.monotonic() + seconds
     connection = target.connect("bench" if target.is_postgres else schema)
     with connection, connection.cursor() as cursor:
@@ -107,18 +107,13 @@ def wait_for(target, schema, last, seconds=600):
 class Ours:
     """A task that is stopped while the backlog is made."""
 
-    def __init__(self, bench, source, target, batch):
+    def __init__(self, bench, source, target, batch, tables=("changes",)):
         self.server, self.target = bench.dms_local, target
         self.name = "dms-local, batch" if batch else "dms-local"
         self.schema = "public" if source.server.is_postgres else "bench"
-        # A database of its own in PostgreSQL, of a name of its own.
-        settings = {"TargetMetadata": {"BatchApplyEnabled": batch}}
-        if not target.is_postgres:
-            self.schema_there = "dms_batch" if batch else "dms_single"
-        else:
-            self.schema_there = "dms_batch" if batch else "dms_single"
-        settings["TargetMetadata"]["TargetSchema"] = self.schema_there
-        self.task = self.server.follow(source.server, target, self.schema, ["changes"], settings)
+        self.schema_there = "dms_batch" if batch else "dms_single"
+        settings = {"TargetMetadata": {"BatchApplyEnabled": batch, "TargetSchema": self.schema_there}}
+        self.task = self.server.follow(source.server, target, self.schema, list(tables), settings)
         self.server.wait_for_load(self.task)
         self.server.stop_task(self.task)
 

@@ -11,6 +11,7 @@ import shutil
 import time
 
 import changes
+import changes_memory
 import loads
 import memory
 import server as server_alone
@@ -20,7 +21,13 @@ from dms_local import DmsLocal
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # What can be measured: each takes the bench and the arguments and returns the lines of its report.
-PARTS = {"loads": loads.measure, "changes": changes.measure, "memory": memory.measure, "server": server_alone.measure}
+PARTS = {
+    "loads": loads.measure,
+    "changes": changes.measure,
+    "changes-memory": changes_memory.measure,
+    "memory": memory.measure,
+    "server": server_alone.measure,
+}
 
 
 def machine():

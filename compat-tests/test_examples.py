@@ -45,9 +45,33 @@ def test_a_plain_boto3_script_migrates_the_sample(databases, sample):
     assert code == 0, output
     assert output.count("Table completed") >= 18
     assert "StopReason: Stop Reason FULL_LOAD_ONLY_FINISHED" in output
-    code, output = script("examples/demo/compare.py", "--schema", sample, "--self-test", **urls)
+    code, output = script("examples/demo/compare.py", "--schema", sample, **urls)
     assert code == 0, output
     assert "VERDICT: source and target are the same" in output
+
+
+def test_the_script_follows_a_source_until_it_is_told_to_stop(databases, sample):
+    target = databases.new(databases.pg_target, "example")
+    urls = {"MIGRATE_SOURCE": url(databases.maria_source), "MIGRATE_TARGET": url(target, target.database)}
+    name = unique("example")
+    following = ["--migration-type", "full-load-and-cdc"]
+    code, output = script("examples/migrate.py", "--schema", sample, "--name", name, *following, **urls)
+    assert code == 0, output
+    assert output.count("Table completed") >= 18
+    assert "The load is complete; the task follows the changes of the source" in output
+    code, output = script("examples/demo/follow.py", "--schema", sample, "--task", name, "--seconds", 3, **urls)
+    assert code == 0, output
+    assert "The task has counted exactly these changes" in output
+    code, output = script("examples/migrate.py", "--name", name, "--stop", "--clean-up")
+    assert code == 0, output
+    assert "StopReason: Stop Reason NORMAL" in output
+    code, output = script("examples/demo/compare.py", "--schema", sample, "--self-test", **urls)
+    assert code == 0, output
+    # The workload has created one table and dropped another.
+    assert "rows of 19 tables" in output
+    assert "VERDICT: source and target are the same" in output
+    code, output = script("examples/migrate.py", "--name", name, "--stop")
+    assert (code, output) == (1, f"There is no replication task {name}\n")
 
 
 def test_the_script_says_why_a_database_cannot_be_reached(databases, sample):
@@ -147,6 +171,7 @@ def test_the_comparison_forgives_how_the_engines_write_a_value(copy):
         ("UPDATE log SET number = 2 WHERE line = 'other'", "log: the rows are not the same"),
         ("INSERT INTO log VALUES ('same', 1)", "log: 3 rows in the source, 4 in the target"),
         ("DROP TABLE named", "named: is not in the target"),
+        ("CREATE TABLE stray (n int)", "stray: is only in the target"),
         ("ALTER TABLE named DROP COLUMN n", "named: columns ['name', 'n'] in the source, ['name'] in the target"),
     ],
 )

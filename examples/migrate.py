@@ -9,6 +9,11 @@
 
 Without the first line the same script runs against AWS (with subnets of your own in --subnets). The two databases can
 also be given as MIGRATE_SOURCE and MIGRATE_TARGET, which keeps the passwords out of the list of processes.
+
+With --migration-type full-load-and-cdc the task goes on after the load and applies to the target what changes on the
+source. When nothing writes to the source any more, and what was written last has come to the target, this ends it:
+
+    migrate.py --stop
 """
 
 import argparse
@@ -24,14 +29,23 @@ from botocore.exceptions import WaiterError
 # The default ports of the engines, by their names in DMS.
 PORTS = {"mysql": 3306, "mariadb": 3306, "postgres": 5432}
 
+# How long a task gets for what has changed before it is stopped.
+CATCH_UP_SECONDS = 600
+
 
 def main():
     arguments = parse_arguments()
     dms = boto3.client("dms")
     created = {}
     try:
-        task_arn = create_everything(dms, arguments, created)
-        complete = run(dms, task_arn)
+        if arguments.stop:
+            created = find_everything(dms, arguments.name)
+            if "task" not in created:
+                sys.exit(f"There is no replication task {arguments.name}")
+            complete = stop(dms, created["task"])
+        else:
+            task_arn = create_everything(dms, arguments, created)
+            complete = run(dms, task_arn)
     finally:
         if arguments.clean_up:
             delete_everything(dms, created)
@@ -73,14 +87,14 @@ def create_everything(dms, arguments, created):
     for kind, arn in endpoints.items():
         wait_for_connection(dms, kind, arn)
 
-    # The task says what to copy. This one copies all tables of a schema once; `cdc` would follow changes.
+    # The task says what to copy, and whether it is done then or goes on with what changes.
     print("Creating the replication task")
     task = dms.create_replication_task(
         ReplicationTaskIdentifier=name,
         ReplicationInstanceArn=instance_arn,
         SourceEndpointArn=endpoints["source"],
         TargetEndpointArn=endpoints["target"],
-        MigrationType="full-load",
+        MigrationType=arguments.migration_type,
         TableMappings=json.dumps(table_mappings(arguments.schema)),
         ReplicationTaskSettings=json.dumps(task_settings()),
     )["ReplicationTask"]
@@ -123,29 +137,72 @@ def wait_for_connection(dms, kind, endpoint_arn):
 
 
 def run(dms, task_arn):
-    """Starts the task, shows how it goes, prints what became of each table and returns whether all is there."""
+    """Starts the task, shows how the load goes, prints what became of each table and returns whether all is there."""
     filters = by("replication-task-arn", task_arn)
     dms.start_replication_task(ReplicationTaskArn=task_arn, StartReplicationTaskType="start-replication")
     dms.get_waiter("replication_task_running").wait(Filters=filters)
     print("The task is running")
 
     progress = Progress()
-    while task(dms, filters)["Status"] == "running":
+    while (now := task(dms, filters))["Status"] == "running" and not follows_changes(now):
         progress.show(table_statistics(dms, task_arn))
         time.sleep(0.3)
+    if now["Status"] != "running":
+        wait_until_stopped(dms, filters)
+    statistics = table_statistics(dms, task_arn)
+    progress.end(statistics)
+    print_loads(statistics)
+    loaded = all(table["TableState"] == "Table completed" for table in statistics)
+    if now["Status"] == "running":
+        print("The load is complete; the task follows the changes of the source")
+        return loaded
+    # A task ends by itself for this reason once it is through, which does not mean that every table made it.
+    return print_stop_reason(dms, filters) == "Stop Reason FULL_LOAD_ONLY_FINISHED" and loaded
+
+
+def follows_changes(task):
+    """Whether a task has loaded all it had to and is one that goes on."""
+    loaded = task.get("ReplicationTaskStats", {}).get("FullLoadProgressPercent") == 100
+    return loaded and task["MigrationType"] != "full-load"
+
+
+def stop(dms, task_arn):
+    """Stops a task when it has applied all changes that it has captured; returns whether it has."""
+    filters = by("replication-task-arn", task_arn)
+    if task(dms, filters)["Status"] == "running":
+        print("Waiting until all changes are applied")
+        deadline = time.monotonic() + CATCH_UP_SECONDS
+        while changes_ahead(table_statistics(dms, task_arn)) > 0 and time.monotonic() < deadline:
+            time.sleep(0.3)
+        print("Stopping the task")
+        dms.stop_replication_task(ReplicationTaskArn=task_arn)
+        wait_until_stopped(dms, filters)
+    statistics = table_statistics(dms, task_arn)
+    print_changes(statistics)
+    stop_reason = print_stop_reason(dms, filters)
+    complete = all(table["TableState"] == "Table completed" for table in statistics)
+    return stop_reason == "Stop Reason NORMAL" and complete and changes_ahead(statistics) == 0
+
+
+def changes_ahead(statistics):
+    """How many changes were read from the source's log and are not on the target. Definitions of tables are left out:
+    AWS does not always count in AppliedDdls what it has applied."""
+    kinds = ("Inserts", "Updates", "Deletes")
+    return sum(table[kind] - table.get(f"Applied{kind}", 0) for table in statistics for kind in kinds)
+
+
+def wait_until_stopped(dms, filters):
     try:
         dms.get_waiter("replication_task_stopped").wait(Filters=filters)
     except WaiterError:
-        # `failed` instead of `stopped`; the stop reason below says why.
+        # `failed` instead of `stopped`; the stop reason says why.
         pass
-    statistics = table_statistics(dms, task_arn)
-    progress.end(statistics)
-    print_statistics(statistics)
+
+
+def print_stop_reason(dms, filters):
     stop_reason = task(dms, filters).get("StopReason")
     print(f"StopReason: {stop_reason}")
-    # A task ends by itself for this reason once it is through, which does not mean that every table made it.
-    finished = stop_reason == "Stop Reason FULL_LOAD_ONLY_FINISHED"
-    return finished and all(table["TableState"] == "Table completed" for table in statistics)
+    return stop_reason
 
 
 def task(dms, filters):
@@ -193,13 +250,56 @@ class Progress:
             print()
 
 
-def print_statistics(statistics):
+def print_loads(statistics):
     print(f"{'Table':<32} {'State':<20} {'Rows':>10} {'Seconds':>8}")
-    for table in sorted(statistics, key=lambda table: (table["SchemaName"], table["TableName"])):
-        name = f"{table['SchemaName']}.{table['TableName']}"
+    for table in in_order(statistics):
         start, end = table.get("FullLoadStartTime"), table.get("FullLoadEndTime")
         seconds = f"{(end - start).total_seconds():.1f}" if start and end else ""
-        print(f"{name:<32} {table['TableState']:<20} {table['FullLoadRows']:>10,} {seconds:>8}")
+        print(f"{name_of(table):<32} {table['TableState']:<20} {table['FullLoadRows']:>10,} {seconds:>8}")
+
+
+def print_changes(statistics):
+    """What was applied to each table; where that is not all that was captured, of how much."""
+
+    def applied(table, kind):
+        captured, applied = table[kind], table.get(f"Applied{kind}", 0)
+        return f"{applied:,}" if applied == captured else f"{applied:,} of {captured:,}"
+
+    kinds = ("Inserts", "Updates", "Deletes", "Ddls")
+    print(f"{'Table':<32} {'State':<20}" + "".join(f" {kind:>12}" for kind in kinds))
+    for table in in_order(statistics):
+        counts = "".join(f" {applied(table, kind):>12}" for kind in kinds)
+        print(f"{name_of(table):<32} {table['TableState']:<20}{counts}")
+
+
+def in_order(statistics):
+    return sorted(statistics, key=name_of)
+
+
+def name_of(table):
+    return f"{table['SchemaName']}.{table['TableName']}"
+
+
+def find_everything(dms, name):
+    """Finds what an earlier run of this script has created, as far as it is there."""
+    found = {}
+
+    def find(key, describe, filters, items, arn):
+        try:
+            for item in describe(Filters=filters)[items]:
+                found[key] = item[arn]
+        except dms.exceptions.ResourceNotFoundFault:
+            pass
+
+    task = by("replication-task-id", name)
+    find("task", dms.describe_replication_tasks, task, "ReplicationTasks", "ReplicationTaskArn")
+    for kind in ("source", "target"):
+        find(kind, dms.describe_endpoints, by("endpoint-id", f"{name}-{kind}"), "Endpoints", "EndpointArn")
+    instance = by("replication-instance-id", name)
+    find("instance", dms.describe_replication_instances, instance, "ReplicationInstances", "ReplicationInstanceArn")
+    group, identifier = by("replication-subnet-group-id", name), "ReplicationSubnetGroupIdentifier"
+    find("group", dms.describe_replication_subnet_groups, group, "ReplicationSubnetGroups", identifier)
+    return found
 
 
 def delete_everything(dms, created):
@@ -244,14 +344,20 @@ def endpoint_of(url):
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    source, target = os.environ.get("MIGRATE_SOURCE"), os.environ.get("MIGRATE_TARGET")
-    parser.add_argument("--source", default=source, required=not source, metavar="URL", help="or MIGRATE_SOURCE")
-    parser.add_argument("--target", default=target, required=not target, metavar="URL", help="or MIGRATE_TARGET")
+    parser.add_argument("--source", default=os.environ.get("MIGRATE_SOURCE"), metavar="URL", help="or MIGRATE_SOURCE")
+    parser.add_argument("--target", default=os.environ.get("MIGRATE_TARGET"), metavar="URL", help="or MIGRATE_TARGET")
     parser.add_argument("--schema", default="shop", help="the schema to migrate")
     parser.add_argument("--name", default="migrate-example", help="the identifier of everything that is created")
+    parser.add_argument("--migration-type", choices=["full-load", "full-load-and-cdc"], default="full-load")
     parser.add_argument("--subnets", nargs="+", default=["subnet-0a1b2c3d", "subnet-4e5f6a7b"], metavar="ID")
+    parser.add_argument("--stop", action="store_true", help="stop the task when all it has captured is applied")
     parser.add_argument("--clean-up", action="store_true", help="delete everything in the end")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if not arguments.stop and not (arguments.source and arguments.target):
+        parser.error("give --source and --target")
+    if arguments.clean_up and not arguments.stop and arguments.migration_type != "full-load":
+        parser.error("a task that goes on after its load is deleted by --stop --clean-up")
+    return arguments
 
 
 if __name__ == "__main__":

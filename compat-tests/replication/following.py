@@ -2,7 +2,9 @@
 
 import collections
 import contextlib
+import re
 import threading
+import urllib.request
 
 import pytest
 
@@ -65,6 +67,14 @@ class Following:
             for (schema, table), row in self.task.statistics().items()
             if schema == self.pair.schema
         }
+
+    def latencies(self, server):
+        """What the metrics tell of the task: its latency at the source and at the target, in seconds."""
+        with urllib.request.urlopen(f"{server.url}/_dms-local/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        of_task = rf'{{.*ReplicationTaskArn="{self.task.arn}"}} (\S+)$'
+        metric = lambda name: float(re.search(rf"^{name}{of_task}", text, re.MULTILINE)[1])
+        return metric("CDCLatencySource"), metric("CDCLatencyTarget")
 
     def wait_for_load(self, *tables):
         def loaded():

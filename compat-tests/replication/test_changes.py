@@ -2,7 +2,7 @@
 
 from conftest import wait_until
 from following import FOLLOW, following, is_gone  # noqa: F401
-from pairs import STOPPED_BY_USER, in_all_directions, pair  # noqa: F401
+from pairs import STOPPED_BY_USER, from_both_engines, in_all_directions, pair  # noqa: F401
 import pytest
 
 
@@ -23,6 +23,20 @@ def test_rows_that_change_after_the_load_change_on_the_target(following):
     task = following.task.describe()
     assert task["Status"] == "running" and task["ReplicationTaskStats"]["FullLoadProgressPercent"] == 100
     assert task["RecoveryCheckpoint"].startswith("checkpoint:V1#")
+
+
+@from_both_engines
+def test_latency_grows_while_a_change_waits_and_is_none_when_nothing_does(following, server):
+    following.source.create("t", "id integer PRIMARY KEY, value text")
+    following.source.fill("t", 2)
+    following.start()
+    following.wait_for_load("t")
+    with following.target.locked("t"):
+        following.source.execute(f"UPDATE {following.source.table('t')} SET value = 'held'")
+        wait_until(lambda: following.latencies(server)[1] > 1.5, "the change is late at the target")
+        assert following.latencies(server)[0] == 0
+    following.wait_until_equal("t")
+    wait_until(lambda: following.latencies(server) == (0, 0), "there is no latency", 10)
 
 
 @in_all_directions

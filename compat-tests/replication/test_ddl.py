@@ -108,6 +108,7 @@ def test_a_statement_that_the_target_refuses_costs_its_table_and_nothing_else(fo
     following.source.execute(f"INSERT INTO {other} VALUES (6)")
     following.wait_until_equal("other")
     following.pair.wait_for(following.task, "t", "Table error")
+
     def all_came():
         # Those that came before the new table was taken in are in its load.
         row = following.task.statistics()[(following.pair.schema, "other")]

@@ -284,6 +284,9 @@ def tables_of(source_url, target_url, schema, target_schema):
         else:
             key = [names.index(column) for column in keys.get(name, [])]
             tables.append(Table(name, [Column(column, kind, there[column]) for column, kind in columns], key))
+    # The control tables of DMS are the target's own.
+    strays = [name for name in target if name not in source and not name.startswith("awsdms_")]
+    differences += [f"{name}: is only in the target" for name in strays]
     return tables, differences
 
 
@@ -461,9 +464,8 @@ def alterations_of(arguments, table):
             # The nearest number that a float of 32 bits can hold, whatever the target keeps it in.
             least = "{0}::float8 * (1 - 1.2e-7::float8)"
         for value in filter(None, (least, "NULL")):
-            some_row = (
-                f"SELECT ctid FROM {name} WHERE {quoted} IS NOT NULL ORDER BY {target_order(table)} LIMIT 1 OFFSET 2"
-            )
+            first = f"SELECT ctid AS place, {quoted} FROM {name} ORDER BY {target_order(table)} LIMIT {SELF_TEST_FIRST}"
+            some_row = f"SELECT place FROM ({first}) AS first WHERE {quoted} IS NOT NULL LIMIT 1 OFFSET 2"
             statement = f"UPDATE {name} SET {quoted} = {value.format(quoted)} WHERE ctid = ({some_row})"
             yield statement, f", {column.name}: ", SELF_TEST_FIRST
 

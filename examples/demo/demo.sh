@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The whole of dms-local in one run: a sample database in MariaDB is migrated to PostgreSQL by a plain boto3 script and
-# compared value by value. Everything lives in one data folder and on free ports, and is stopped in the end.
+# The whole of dms-local in one run: a sample database in MariaDB is migrated to PostgreSQL by a plain boto3 script,
+# changes for some seconds while the task follows, and is compared value by value. Everything lives in one data folder
+# and on free ports, and is stopped in the end.
 #
 #   examples/demo/demo.sh [--keep] [--clean]
 #
@@ -15,7 +16,7 @@ for argument in "$@"; do
     --keep) keep=yes ;;
     --clean) only_clean=yes ;;
     *)
-        sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+        sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
         exit 2
         ;;
     esac
@@ -63,7 +64,7 @@ url() {
     echo "$(field "$1" engine)://$(field "$1" user):$(field "$1" password)@$(field "$1" host):$(field "$1" port)"
 }
 
-step "1/6  Building dms-local"
+step "1/8  Building dms-local"
 cargo build --release --quiet
 binary=${CARGO_TARGET_DIR:-target}/release/dms-local
 if [ -n "$only_clean" ]; then
@@ -78,7 +79,7 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-step "2/6  Starting MariaDB and PostgreSQL in $data/sandbox"
+step "2/8  Starting MariaDB and PostgreSQL in $data/sandbox"
 "$binary" sandbox start --dir "$data/sandbox" >"$data/sandbox.json"
 for name in mariadb-1 postgres-1; do
     echo "  $name: version $(field "$name" version), port $(field "$name" port)"
@@ -87,10 +88,10 @@ MIGRATE_SOURCE=$(url mariadb-1)
 MIGRATE_TARGET=$(url postgres-1)/$(field postgres-1 database)
 export MIGRATE_SOURCE MIGRATE_TARGET
 
-step "3/6  Loading the sample into MariaDB"
+step "3/8  Loading the sample into MariaDB"
 "$python" examples/demo/sample_data.py "$MIGRATE_SOURCE"
 
-step "4/6  Starting dms-local"
+step "4/8  Starting dms-local"
 rm -f "$data/url"
 mkfifo "$data/url"
 "$binary" serve --listen 127.0.0.1:0 --data-dir "$data/server" >"$data/url" 2>"$data/server.log" </dev/null &
@@ -106,10 +107,16 @@ export AWS_ENDPOINT_URL_DATABASE_MIGRATION_SERVICE=${BASH_REMATCH[0]}
 export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_DEFAULT_REGION=us-east-1
 export AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null
 
-step "5/6  Migrating with examples/migrate.py"
-"$python" examples/migrate.py --name demo
+step "5/8  Migrating with examples/migrate.py: the load"
+"$python" examples/migrate.py --name demo --migration-type full-load-and-cdc
 
-step "6/6  Comparing source and target, every value of every row"
+step "6/8  Changing MariaDB for 10 seconds while the task follows"
+"$python" examples/demo/follow.py --task demo --seconds 10
+
+step "7/8  Stopping the task with examples/migrate.py, once it has caught up"
+"$python" examples/migrate.py --name demo --stop
+
+step "8/8  Comparing source and target, every value of every row"
 "$python" examples/demo/compare.py --self-test
 
 if [ -n "$keep" ]; then

@@ -16,7 +16,7 @@ struct Metric {
 const METRICS: &[Metric] = &[
     Metric {
         name: "CDCLatencySource",
-        help: "Age in seconds of the newest change that was read from the source; 0 when there is nothing new.",
+        help: "Seconds from the commit of the newest change until it was read; 0 when there is nothing new.",
         kind: "gauge",
         value: |reading| reading.latency_source_s,
     },

@@ -30,7 +30,7 @@ use rows::row;
 use table::{Table, Tally};
 
 /// What waits is applied when it takes this much memory, though its transaction be not at its end.
-const HELD_BYTES_MAX: usize = 32 << 20;
+const HELD_BYTES_MAX: usize = 8 << 20;
 
 /// How many times `MinTransactionSize` goes into a transaction of the target while more is there.
 const TRANSACTION_FACTOR: usize = 10;

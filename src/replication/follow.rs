@@ -85,7 +85,7 @@ impl Run {
         let mut reading = Reading::start(self, reader, &spool);
         let end = self.pass_on(&mut apply, &spool, &mut reading, until_cached.then_some(cached_until), orders).await?;
         if let Some(durable) = apply.finish().await? {
-            self.advance(durable);
+            self.advance(durable, &spool);
         }
         reading.end().await;
         let position = self.progress.checkpoint().unwrap_or(from);
@@ -156,8 +156,7 @@ impl Run {
             }
             if let Some(durable) = durable {
                 let reached = until.as_ref().is_some_and(|until| durable.position >= *until);
-                self.metrics.applied(durable.rows, durable.time, spool.usage());
-                self.advance(durable);
+                self.advance(durable, spool);
                 if reached {
                     return Ok(End::Stop(StopReason::AfterCachedEvents));
                 }
@@ -170,7 +169,8 @@ impl Run {
         }
     }
 
-    fn advance(&self, durable: Durable) {
+    fn advance(&self, durable: Durable, spool: &Spool) {
+        self.metrics.applied(&durable, spool.usage());
         self.progress.advance(durable.position, durable.tables);
     }
 }
@@ -223,10 +223,10 @@ async fn read(run: &Run, mut reader: Box<dyn ChangeReader>, spool: &Spool) -> Re
     let mut seen = Seen::default();
     loop {
         let mut piece = Changes::default();
-        next(run, reader.as_mut(), &mut piece).await?;
-        let ((rows, time), bytes) = (seen.count(run, &piece), piece.bytes() as u64);
-        // Before it can be applied.
-        run.metrics.read(rows, bytes, time);
+        run.metrics.asks();
+        reader.next(&mut piece).await?;
+        let (rows, commit) = seen.count(run, &piece);
+        run.metrics.read(rows, piece.bytes() as u64, commit);
         let pushing = spool.push(piece);
         tokio::pin!(pushing);
         let mut told = None;
@@ -241,22 +241,7 @@ async fn read(run: &Run, mut reader: Box<dyn ChangeReader>, spool: &Spool) -> Re
             task_log!(run.rules.log, Sorter, Info, "Reading from source is resumed");
             let _ = run.reports.send(Report::ReadingResumed).await;
         }
-        run.metrics.waiting(spool.usage());
-    }
-}
-
-/// A source that sends nothing for so long has nothing new.
-const SILENCE: Duration = Duration::from_millis(200);
-
-async fn next(run: &Run, reader: &mut dyn ChangeReader, piece: &mut Changes) -> Result<()> {
-    let next = reader.next(piece);
-    tokio::pin!(next);
-    match tokio::time::timeout(SILENCE, &mut next).await {
-        Ok(read) => read,
-        Err(_) => {
-            run.metrics.caught_up();
-            next.await
-        }
+        run.metrics.holds(spool.usage());
     }
 }
 
@@ -293,9 +278,9 @@ struct Seen {
 }
 
 impl Seen {
-    /// Gives the rows of a piece and when its last complete transaction committed.
-    fn count(&mut self, run: &Run, piece: &Changes) -> (u64, Option<i64>) {
-        let (mut rows, mut time) = (0, None);
+    /// Gives the rows of a piece, and when its last complete transaction committed and where that ends.
+    fn count<'a>(&mut self, run: &Run, piece: &'a Changes) -> (u64, Option<(i64, &'a Position)>) {
+        let (mut rows, mut commit) = (0, None);
         for entry in &piece.entries {
             match entry {
                 Entry::Table { table, version } => self.name(*table, &version.schema.name),
@@ -311,16 +296,16 @@ impl Seen {
                     rows += 1;
                     self.row(*table, *op);
                 }
-                Entry::Commit { time: committed, .. } => {
+                Entry::Commit { time, position, .. } => {
                     self.echo = false;
-                    time = Some(*committed);
+                    commit = Some((*time, position));
                 }
             }
         }
-        if time.is_some() {
+        if commit.is_some() {
             self.tell(run);
         }
-        (rows, time)
+        (rows, commit)
     }
 
     fn name(&mut self, table: u32, name: &TableName) {

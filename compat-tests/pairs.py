@@ -183,6 +183,11 @@ class Pair:
         endpoint = self.source.database.endpoint("source") | parameters
         self.source_arn = create_endpoint(self.client, self.instance_arn, **endpoint)
 
+    def set_up_target(self, **parameters):
+        """The same for the target."""
+        endpoint = self.target.database.endpoint("target") | parameters
+        self.target_arn = create_endpoint(self.client, self.instance_arn, **endpoint)
+
     def make_target_schema(self):
         kind = "SCHEMA" if self.target.is_postgres else "DATABASE"
         self.target.execute(f"CREATE {kind} {self.target.quote(self.schema)}")

@@ -159,3 +159,74 @@ def test_a_table_that_changes_its_columns_while_another_loads_is_loaded_and_foll
     wait_until(lambda: target.columns("later") == ["id", "n"], "the columns have changed", 30)
     following.wait_until_equal("first", "later")
     assert target.exceptions() == []
+
+
+@in_all_directions
+def test_columns_that_the_source_computes_are_on_the_target_what_they_are_there(following):
+    source = following.source
+    computed = "g integer GENERATED ALWAYS AS (n * 2) STORED"
+    if not source.is_postgres:
+        computed += ", h integer GENERATED ALWAYS AS (n * 3) VIRTUAL"
+    source.create("t", f"id integer PRIMARY KEY, n integer, {computed}, last varchar(10)")
+    t = source.table("t")
+    source.execute(f"INSERT INTO {t} (id, n, last) VALUES (1, 1, 'x'), (2, 2, 'y'), (3, 3, 'z')")
+    following.start()
+    following.wait_for_load("t")
+    source.execute(
+        f"INSERT INTO {t} (id, n, last) VALUES (4, 4, 'new')",
+        f"UPDATE {t} SET n = 10 WHERE id = 1",
+        f"UPDATE {t} SET last = 'other' WHERE id = 2",
+        f"DELETE FROM {t} WHERE id = 3",
+    )
+    following.wait_for_counts("t", (1, 2, 1, 0))
+    columns = ", ".join(following.target.columns("t"))
+    assert following.target.rows("t") == list(source.execute(f"SELECT {columns} FROM {t} ORDER BY 1"))
+    assert {"id", "n", "g", "last"} <= set(following.target.columns("t"))
+    assert following.target.exceptions() == []
+
+
+@pytest.mark.parametrize("pair", ["mariadb-postgres", "mariadb-mariadb"], indirect=True)
+def test_changes_are_applied_in_sessions_that_the_endpoint_sets_up(following):
+    """Foreign keys are off, says the guide, in this way."""
+    pair, source, target = following.pair, following.source, following.target
+    pair.make_target_schema()
+    if target.is_postgres:
+        pair.set_up_target(PostgreSQLSettings={"AfterConnectScript": "SET session_replication_role = replica"})
+    else:
+        pair.set_up_target(MySQLSettings={"AfterConnectScript": "SET FOREIGN_KEY_CHECKS = 0"})
+    for name in ("parent", "child"):
+        source.create(name, KEYED if name == "parent" else "id integer PRIMARY KEY, parent integer")
+    target.create("parent", KEYED)
+    parent = target.table("parent")
+    target.create("child", f"id integer PRIMARY KEY, parent integer, FOREIGN KEY (parent) REFERENCES {parent} (id)")
+    following.start({"FullLoadSettings": {"TargetTablePrepMode": "DO_NOTHING"}})
+    following.wait_for_load("parent", "child")
+    # The source does not mind the order.
+    source.execute(
+        f"INSERT INTO {source.table('child')} VALUES (1, 1)",
+        f"INSERT INTO {source.table('parent')} VALUES (1, 'late')",
+        f"INSERT INTO {source.table('child')} VALUES (2, 2)",
+        f"DELETE FROM {source.table('parent')} WHERE id = 1",
+    )
+    following.wait_for_counts("parent", (1, 0, 1, 0))
+    following.wait_until_equal("parent", "child")
+    assert target.exceptions() == []
+
+
+@pytest.mark.parametrize(
+    "pair, engines",
+    [("postgres-mariadb", ("aurora-postgresql", "aurora")), ("mariadb-postgres", ("mysql", "aurora-postgresql"))],
+    indirect=["pair"],
+)
+def test_engines_that_speak_as_others_follow_as_those_do(following, engines):
+    source = following.source
+    following.pair.set_up_source(EngineName=engines[0])
+    following.pair.set_up_target(EngineName=engines[1])
+    source.create("t", KEYED)
+    source.fill("t", 3)
+    following.start()
+    following.wait_for_load("t")
+    t = source.table("t")
+    source.execute(f"INSERT INTO {t} VALUES (4, 'x')", f"UPDATE {t} SET id = 10 WHERE id = 1", f"DELETE FROM {t} WHERE id = 2")
+    following.wait_for_counts("t", (1, 1, 1, 0))
+    following.wait_until_equal("t")

@@ -284,3 +284,8 @@ def lost(side):
         yield
     finally:
         side.server.start()
+        if not side.is_postgres:
+            # MariaDB 10.11 undoes what was open at the crash while it takes statements already, and has been seen to
+            # call a table corrupt that was truncated meanwhile.
+            undoing = "SELECT count(*) FROM information_schema.INNODB_TRX"
+            wait_until(lambda: side.value(undoing) == 0, "the server has recovered")

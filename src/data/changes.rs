@@ -53,6 +53,10 @@ pub enum ColumnChange {
 /// them is [`Value::Absent`](super::Value::Absent).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Entry {
+    /// A transaction begins. All that ended before it did so at this place or before, also what was passed over.
+    Begin {
+        position: Position,
+    },
     /// Comes before the first row of a table, and again whenever its columns have changed.
     Table {
         table: u32,
@@ -158,6 +162,11 @@ impl Changes {
         }
         let resume = read_json(&mut bytes)?;
         Some(Changes { rows, entries, resume })
+    }
+
+    /// A transaction has ended: without anything in it, it need not have begun.
+    pub fn take_back_begin(&mut self) {
+        self.entries.pop_if(|entry| matches!(entry, Entry::Begin { .. }));
     }
 
     /// The number that the row begun now will have.

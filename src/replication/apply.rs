@@ -233,6 +233,7 @@ impl<'a> Apply<'a> {
         for index in 0..entries {
             let entry = self.pieces[at as usize].entries[index].clone();
             match entry {
+                Entry::Begin { position } => self.reach(&position),
                 Entry::Table { table, version } => self.meet(table as usize, &version).await?,
                 Entry::Row { table, op, old, new } => {
                     self.partial = true;
@@ -356,12 +357,17 @@ impl<'a> Apply<'a> {
         nothing_waits || (idle && !self.is_batch()) || self.due().is_some_and(|due| due <= Instant::now())
     }
 
+    /// All that ended up to this place is behind us, whether the log told of it or not.
+    fn reach(&mut self, position: &Position) {
+        for until in [&mut self.tolerant_until, &mut self.applied_until] {
+            until.take_if(|until| position >= until);
+        }
+    }
+
     /// The place further on in the log where nothing for us is before it.
     fn beyond(&mut self, durable: Option<Durable>, resume: Option<Position>) -> Option<Durable> {
         let Some(position) = resume else { return durable };
-        for until in [&mut self.tolerant_until, &mut self.applied_until] {
-            until.take_if(|until| position >= *until);
-        }
+        self.reach(&position);
         // With the tables that the log could not tell of.
         let further = self.durable(position);
         merge(durable, Some(further))

@@ -290,7 +290,7 @@ impl Seen {
                     }
                     self.add(*table, |counts| counts.ddls += 1);
                 }
-                Entry::Unreadable { .. } => {}
+                Entry::Begin { .. } | Entry::Unreadable { .. } => {}
                 Entry::Truncate { table } => self.add(*table, |counts| counts.ddls += 1),
                 Entry::Row { table, op, .. } => {
                     rows += 1;

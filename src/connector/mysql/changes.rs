@@ -192,7 +192,7 @@ impl MySqlChanges {
         Ok(changes.bytes() >= self.capture.batch_bytes)
     }
 
-    async fn answer(&mut self, question: Question, changes: &Changes) -> Result<()> {
+    async fn answer(&mut self, question: Question, changes: &mut Changes) -> Result<()> {
         match question {
             Question::Tables(names) => {
                 let mut client = self.source.connect().await?;

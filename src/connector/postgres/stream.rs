@@ -32,7 +32,7 @@ use super::source::PostgresSource;
 use super::wire::{Client, LOG_SESSION, REPLICATION_SQL_SINCE, ServerError};
 use super::{Endpoint, publication, sql};
 use crate::connector::{Capture, ChangeReader, DurablePlace};
-use crate::data::{Changes, Error, ErrorKind, Position, Result};
+use crate::data::{Changes, Entry, Error, ErrorKind, Position, Result};
 use later::Later;
 use line::TestDecoding;
 use log::{Log, malformed};
@@ -339,7 +339,7 @@ impl ChangeReader for PostgresChanges {
             let told = changes.entries.len();
             let taken = self.take(changes).await;
             self.pace.count();
-            if changes.entries.len() > told {
+            if changes.entries.iter().skip(told).any(|entry| !matches!(entry, Entry::Begin { .. })) {
                 self.log.note_told();
             }
             taken.map_err(|error| explained(error, self.client.take_warning()))?;

@@ -203,3 +203,28 @@ async fn a_table_that_the_log_cannot_tell_of_is_given_up_at_once() {
     let told: Vec<_> = durable.tables.iter().map(|table| (table.name.table.as_str(), table.standing)).collect();
     assert_eq!(told, [("t", Standing::Suspended)]);
 }
+
+/// The transaction up to which the target has all held rows of a table that is not followed any more.
+#[tokio::test]
+async fn what_comes_after_the_place_that_the_target_has_is_applied() {
+    let tables = "CREATE TABLE gone (a int PRIMARY KEY); CREATE TABLE kept (a int PRIMARY KEY)";
+    let mut pair = Pair::new(tables, serde_json::json!({})).await;
+    pair.server.sql(&pair.from, "INSERT INTO gone VALUES (1)");
+    pair.catch_up(false).await;
+    pair.capture.tables.retain(|table| table.name.table == "kept");
+    pair.capture.selects = Arc::new(|name| name.table == "kept");
+    pair.server.sql(&pair.from, "INSERT INTO kept VALUES (1)");
+
+    let mut reader = pair.source.changes(&pair.capture, &pair.beginning, nothing_durable()).await.unwrap();
+    let tables = HashMap::from([(TableName::new("public", "kept"), Known::default())]);
+    let start = Start { tables, from: Some(pair.beginning.clone()), ..Start::default() };
+    let mut apply = Apply::start(&pair.rules, &*pair.target, start).await.unwrap();
+    let mut told = false;
+    while !told {
+        let mut piece = Changes::default();
+        reader.next(&mut piece).await.unwrap();
+        let (durable, _) = apply.take(piece, true).await.unwrap();
+        told = durable.is_some_and(|durable| !durable.tables.is_empty());
+    }
+    assert_eq!(pair.server.sql(&pair.to, "SELECT * FROM kept"), "1");
+}

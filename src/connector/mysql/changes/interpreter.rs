@@ -226,7 +226,7 @@ impl Interpreter {
     }
 
     /// What comes next is a transaction that was prepared earlier.
-    pub(super) fn begin_replay(&mut self, place: &Place<'_>, changes: &Changes) {
+    pub(super) fn begin_replay(&mut self, place: &Place<'_>, changes: &mut Changes) {
         self.maps.clear();
         self.replayed = false;
         self.open(place, None, changes);
@@ -319,8 +319,10 @@ impl Interpreter {
         }
     }
 
-    fn open(&mut self, place: &Place<'_>, time: Option<i64>, changes: &Changes) {
+    fn open(&mut self, place: &Place<'_>, time: Option<i64>, changes: &mut Changes) {
         let begin = self.mark(place.start, changes);
+        let position = Position::Binlog { file: place.file.to_owned(), offset: place.start };
+        changes.entries.push(Entry::Begin { position });
         if self.open_file != place.file {
             place.file.clone_into(&mut self.open_file);
         }
@@ -328,7 +330,7 @@ impl Interpreter {
     }
 
     /// Opens the transaction that an event has announced, or that begins without one.
-    fn open_begun(&mut self, place: &Place<'_>, prepares: bool, changes: &Changes) {
+    fn open_begun(&mut self, place: &Place<'_>, prepares: bool, changes: &mut Changes) {
         let (time, start) = match self.begin.take() {
             Some((begin, start)) => (begin.time, start),
             None => (None, place.start),
@@ -348,6 +350,8 @@ impl Interpreter {
             && self.changes > open.begin.changes
         {
             changes.entries.push(Entry::Commit { transaction, time: time(open.time), position: place.after() });
+        } else {
+            changes.take_back_begin();
         }
         changes.resume = Some(place.after());
     }

@@ -99,6 +99,7 @@ impl Log {
         let name = |log: &Log, table: u32| log.tables[table as usize].schema.name.table.clone();
         let row = |index: &Option<u32>| index.map_or(String::new(), |index| values(changes.rows.row(index as usize)));
         match entry {
+            Entry::Begin { .. } => {}
             Entry::Table { table, version } => {
                 self.note(*table, version);
                 writeln!(told, "{}", definition(version)).unwrap();

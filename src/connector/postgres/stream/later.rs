@@ -70,7 +70,7 @@ fn number(entry: &Entry) -> Option<u32> {
         | Entry::Row { table, .. }
         | Entry::Truncate { table }
         | Entry::Ddl { table, .. } => Some(*table),
-        Entry::Unreadable { .. } | Entry::Commit { .. } => None,
+        Entry::Begin { .. } | Entry::Unreadable { .. } | Entry::Commit { .. } => None,
     }
 }
 

@@ -66,7 +66,7 @@ impl TestDecoding {
     /// `end` is where the log goes on after a commit.
     pub fn take(&mut self, line: &[u8], end: u64, log: &mut Log, changes: &mut Changes) -> Result<Taken> {
         match test_decoding::parse(line).ok_or_else(|| malformed("a line of test_decoding"))? {
-            Line::Begin { xid } => log.begin(xid, 0, None),
+            Line::Begin { xid } => log.begin(xid, 0, None, changes),
             Line::Commit { time } => log.commit(end, Some(time), changes)?,
             Line::Truncate(tables) => {
                 for table in tables {

@@ -115,7 +115,10 @@ impl Log {
         Ok(())
     }
 
-    pub fn begin(&mut self, xid: u32, time: i64, commit: Option<u64>) {
+    pub fn begin(&mut self, xid: u32, time: i64, commit: Option<u64>, changes: &mut Changes) {
+        // Transactions come in the order of their commits.
+        let position = Position::Lsn(commit.unwrap_or(self.read));
+        changes.entries.push(Entry::Begin { position });
         self.transaction = Some(Transaction { xid, time, commit, told: false });
     }
 
@@ -145,6 +148,8 @@ impl Log {
         if transaction.told {
             let time = time.unwrap_or(transaction.time);
             changes.entries.push(Entry::Commit { transaction: transaction.xid.into(), time, position });
+        } else {
+            changes.take_back_begin();
         }
         Ok(())
     }

@@ -72,7 +72,7 @@ impl PgOutput {
 
     pub fn take(&mut self, message: &[u8], log: &mut Log, changes: &mut Changes) -> Result<Taken> {
         match pgoutput::parse(message).ok_or_else(|| malformed("a pgoutput message"))? {
-            Message::Begin { commit, time, xid } => log.begin(xid, time, Some(commit)),
+            Message::Begin { commit, time, xid } => log.begin(xid, time, Some(commit), changes),
             Message::Commit { end } => log.commit(end, None, changes)?,
             Message::Relation(relation) => return Ok(self.relation(&relation, log)),
             Message::Insert { relation, new } => match self.known(relation)? {

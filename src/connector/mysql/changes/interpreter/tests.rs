@@ -139,6 +139,7 @@ fn tell(changes: &Changes, told: &mut String) {
     };
     for entry in &changes.entries {
         match entry {
+            Entry::Begin { .. } => Ok(()),
             Entry::Table { table, version } => {
                 writeln!(told, "{table} is {} by {:?}", version.schema.name.table, version.identity)
             }

@@ -344,7 +344,8 @@ impl ChangeReader for PostgresChanges {
             }
             taken.map_err(|error| explained(error, self.client.take_warning()))?;
             if let Some(later) = &mut self.later {
-                let from = undecided.unwrap_or(told);
+                // What began may be taken back.
+                let from = undecided.unwrap_or(told).min(changes.entries.len());
                 match self.log.commit_place() {
                     Some(commit) => {
                         later.hide(&mut changes.entries, from, commit);

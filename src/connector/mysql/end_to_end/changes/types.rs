@@ -135,6 +135,7 @@ async fn log_rows(log: &mut Log, transactions: usize) -> (Rows, u64, Arc<TableVe
                 Entry::Table { version: told, .. } => version = Some(told.clone()),
                 Entry::Row { op: Op::Insert, new: Some(row), .. } => add(&mut rows, &changes.rows, *row as usize),
                 Entry::Commit { .. } => commits += 1,
+                Entry::Begin { .. } => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -62,6 +62,8 @@ pub fn arguments(home: &Home, record: &Record, durability: Durability) -> Vec<St
         format!("--init-file={}", home.dir.join("login.sql").display()),
         format!("--pid-file={}", data.join(home.kind.pid_file()).display()),
         format!("--port={}", record.port),
+        // Any two servers of the machine differ, so that one can be the other's replica.
+        format!("--server-id={}", record.port),
     ];
     let settings = [
         "--bind-address=127.0.0.1",
@@ -75,7 +77,6 @@ pub fn arguments(home: &Home, record: &Record, durability: Durability) -> Vec<St
         "--default-time-zone=+00:00",
         "--innodb-buffer-pool-size=256M",
         // What DMS asks of a source with ongoing replication.
-        "--server-id=1",
         "--log-bin=binlog",
         "--binlog-format=ROW",
         "--binlog-row-image=FULL",

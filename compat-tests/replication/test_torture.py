@@ -8,7 +8,7 @@ FAULTS = 6
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("seed, direction", enumerate(DIRECTIONS, 1))
+@pytest.mark.parametrize("seed, direction", list(enumerate(DIRECTIONS, 1)))
 def test_nothing_is_lost_or_doubled(databases, make_server, make_client, direction, seed):
     server = make_server()
     Torture(databases, server, make_client(url=server.url), direction, seed, say=print).run(FAULTS)

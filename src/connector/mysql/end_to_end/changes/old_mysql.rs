@@ -57,8 +57,7 @@ async fn values_and_places_are_those_of_mysql() {
          t: id int, w datetime(3), v varchar(9) by [0]\nUpdate t ->(9,-,y)\nCommit\nTruncate t\nCommit\nn: Drop\nCommit\n"
     );
     let first = capture.clone();
-    let Position::Binlog { file, .. } = pair.source().log_end().await.unwrap() else { panic!() };
-    pair.sql(&format!("PURGE BINARY LOGS TO '{file}'"));
+    pair.purge_log().await;
     for start in [StartPoint::At(gtids[0].parse().unwrap()), StartPoint::Time(0)] {
         let error = pair.source().begin_capture_at(&first, &start).await.unwrap_err();
         assert!(error.message.contains("Error 1236 reading binary log."), "{error}");

@@ -40,8 +40,7 @@ async fn the_log_goes_on_through_rotation_purge_and_death_of_the_server() {
     log.reopen(&place).await;
     assert_eq!(log.transactions(2).await.lines().filter(|line| line.starts_with("Insert")).count(), 2);
 
-    let Position::Binlog { file, .. } = &end else { panic!() };
-    pair.sql(&format!("PURGE BINARY LOGS TO '{file}'"));
+    pair.purge_log().await;
     let mut lost = pair.source().changes(&log.capture, &begin, nothing_durable()).await.unwrap();
     let error = lost.next(&mut Changes::default()).await.unwrap_err();
     assert_eq!((error.kind, error.native), (ErrorKind::Fatal, Some(1236)));
@@ -140,8 +139,7 @@ async fn a_task_may_begin_at_a_time() {
     let position = begin_at(&pair, &capture, StartPoint::Time(4_000_000_000_000_000)).await.unwrap();
     assert_eq!(position, pair.source().log_end().await.unwrap());
     // A log that does not go back so far says so.
-    let Position::Binlog { file, .. } = &position else { panic!() };
-    pair.sql(&format!("PURGE BINARY LOGS TO '{file}'"));
+    pair.purge_log().await;
     let error = begin_at(&pair, &capture, StartPoint::Time(1_000_000_000)).await.unwrap_err();
     assert!(error.kind == ErrorKind::Fatal && error.message.contains("Error 1236 reading binary log."), "{error}");
 }
@@ -170,8 +168,7 @@ async fn a_task_may_begin_after_global_transactions() {
     }
     let all: Position = format!("{},5-1-1", gtids[5]).parse().unwrap();
     assert_eq!(begin_at(&pair, &capture, StartPoint::At(all)).await.unwrap(), pair.source().log_end().await.unwrap());
-    let Position::Binlog { file, .. } = pair.source().log_end().await.unwrap() else { panic!() };
-    pair.sql(&format!("PURGE BINARY LOGS TO '{file}'"));
+    pair.purge_log().await;
     let error = begin_at(&pair, &capture, StartPoint::At(gtids[0].parse().unwrap())).await.unwrap_err();
     assert!(error.kind == ErrorKind::Fatal && error.message.contains("Error 1236 reading binary log."), "{error}");
 }

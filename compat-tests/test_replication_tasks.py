@@ -323,7 +323,6 @@ def test_the_whole_document_can_be_sent_back(stage):
     ("settings", "path"),
     [
         ({"ValidationSettings": {"EnableValidation": True}}, "ValidationSettings.EnableValidation"),
-        ({"BeforeImageSettings": {"EnableBeforeImage": True, "FieldName": "before"}}, "BeforeImageSettings"),
         ({"ControlTablesSettings": {"FullLoadExceptionTableEnabled": True}}, "ControlTablesSettings.FullLoadExceptionTableEnabled"),
     ],
 )

@@ -218,6 +218,8 @@ pub struct Capture {
     pub format: Format,
     /// Values of LOB columns longer than this many bytes are cut (`LimitedSizeLobMode`); `None` keeps them whole.
     pub lob_bytes_max: Option<u64>,
+    /// Rows before an UPDATE are wanted as far as the log has them, also where they tell no more than the key does.
+    pub old_rows: bool,
     /// A piece of the log ends when it holds this many bytes, or at the end of a transaction when nothing more is there.
     pub batch_bytes: usize,
     /// How long to wait for transactions that are open on the source where the log cannot begin before they end
@@ -235,6 +237,7 @@ impl Capture {
             selects: Arc::new(|_| false),
             format: Format::Values,
             lob_bytes_max: None,
+            old_rows: false,
             batch_bytes: 1 << 20,
             transactions_timeout: Duration::from_secs(600),
         }

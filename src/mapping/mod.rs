@@ -5,7 +5,7 @@
 //! <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Tasks.CustomizingTasks.TableMapping.SelectionTransformation.html>
 //!
 //! Supported: selection rules (include, exclude, explicit) and transformation rules that rename schemas, tables and
-//! columns or choose columns. Everything else that DMS documents is recognised and refused by name, see
+//! columns, choose columns or add before images. Everything else that DMS documents is recognised and refused by name, see
 //! [`MappingError::unsupported`].
 
 mod error;

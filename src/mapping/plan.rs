@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use super::rules::{Change, Rename, TransformRule};
+use super::rules::{BeforeImages, Change, ColumnFilter, Rename, TransformRule};
 use super::{Mapping, MappingError};
-use crate::data::{TableKind, TableName, TableSchema};
+use crate::data::{Column, TableKind, TableName, TableSchema};
 
 /// A table as it is on the source and as it will be on the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,8 +13,11 @@ pub struct TablePlan {
     /// With the target's names and only the columns that are moved. A view of the source is a table here. Keys that
     /// lost a column are empty.
     pub target: TableSchema,
-    /// For each column of `target` its index in `source.columns`, ascending.
+    /// For each of the first columns of `target` its index in `source.columns`, ascending.
     pub columns: Vec<usize>,
+    /// For each of the other columns of `target` the index in `source.columns` of that whose value before the last
+    /// UPDATE of a row it holds, ascending. NULL in rows that were not updated, and where the log lacks the value.
+    pub before_images: Vec<usize>,
     /// Whether a rule decided the schema: if so, the task setting `TargetSchema` does not.
     pub schema_mapped: bool,
 }
@@ -32,21 +35,43 @@ impl TablePlan {
 
     /// Leaves some columns out, by their place among the target's columns, ascending.
     pub fn without_columns(mut self, left_out: &[usize]) -> TablePlan {
-        let kept: Vec<usize> = (0..self.columns.len()).filter(|index| !left_out.contains(index)).collect();
+        let kept: Vec<usize> = (0..self.target.columns.len()).filter(|index| !left_out.contains(index)).collect();
         self.target.primary_key = remap(&self.target.primary_key, &kept);
         self.target.unique_key = remap(&self.target.unique_key, &kept);
         self.target.columns = kept.iter().map(|index| self.target.columns[*index].clone()).collect();
-        self.columns = kept.iter().map(|index| self.columns[*index]).collect();
+        let (moved, before): (Vec<usize>, Vec<usize>) = kept.iter().partition(|index| **index < self.columns.len());
+        self.before_images = before.iter().map(|index| self.before_images[index - self.columns.len()]).collect();
+        self.columns = moved.iter().map(|index| self.columns[*index]).collect();
         self
+    }
+
+    /// The target's table as a full load fills it: without before images.
+    pub fn loaded(&self) -> TableSchema {
+        let mut loaded = self.target.clone();
+        loaded.columns.truncate(self.columns.len());
+        loaded
+    }
+
+    /// The target's column for a column of the source, and that for its before image.
+    pub fn places_of(&self, column: usize) -> [Option<usize>; 2] {
+        let of = |columns: &[usize]| columns.iter().position(|moved| *moved == column);
+        [of(&self.columns), of(&self.before_images).map(|place| self.columns.len() + place)]
     }
 }
 
 impl Mapping {
+    /// Whether any rule asks for what rows were before an UPDATE.
+    pub fn wants_before_images(&self) -> bool {
+        self.rules.transformations.iter().any(|rule| matches!(rule.change, Change::BeforeImages(_)))
+    }
+
     /// Works out the target's side of a table.
     ///
     /// Rules match source names. At most one renaming applies to a schema, a table or a column: that of the matching
     /// rule with the lowest id. Whether a column is moved at all is decided first and apart from its name, again by
     /// the lowest id; in a table that any `include-column` rule matches, columns without such a rule are not moved.
+    /// Before images are those of the first rule that asks for some, come after all other columns, and are called after
+    /// the column as the target has it (a guess, as is which of two rules counts).
     /// (DMS documents the lowest id and the drop by default; that the two kinds of rule do not shut each other out is
     /// a guess from mappings the AWS console made.)
     ///
@@ -94,12 +119,22 @@ impl Mapping {
             });
             column.name = renamed(rename, &column.name, &source.name)?;
         }
+        let before_images = rules.iter().find_map(|rule| match &rule.change {
+            Change::BeforeImages(before) => Some(before.add_to(&mut target, source, &columns)),
+            _ => None,
+        });
         let mut names = HashSet::new();
         if let Some(twice) = target.columns.iter().find(|column| !names.insert(column.name.as_str())) {
             let what = format!("two columns would be named {} on the target", twice.name);
             return Err(MappingError::rules(source.name.to_string(), what));
         }
-        Ok(TablePlan { source: source.clone(), target, columns, schema_mapped: schema_rename.is_some() })
+        Ok(TablePlan {
+            source: source.clone(),
+            target,
+            columns,
+            before_images: before_images.unwrap_or_default(),
+            schema_mapped: schema_rename.is_some(),
+        })
     }
 }
 
@@ -136,6 +171,27 @@ fn renamed(rename: Option<&Rename>, name: &str, table: &TableName) -> Result<Str
         return Err(MappingError::rules(table.to_string(), format!("the name {name} would become empty")));
     }
     Ok(new)
+}
+
+impl BeforeImages {
+    /// Adds their columns to the target's table, and gives the columns of the source that they are of.
+    fn add_to(&self, target: &mut TableSchema, source: &TableSchema, moved: &[usize]) -> Vec<usize> {
+        let mut of = Vec::new();
+        for (place, index) in moved.iter().enumerate() {
+            let column = &source.columns[*index];
+            let wanted = match self.filter {
+                ColumnFilter::PrimaryKey => source.primary_key.contains(index),
+                ColumnFilter::NonLob => !column.data_type.is_lob(),
+                ColumnFilter::All => true,
+            };
+            if wanted && self.column.matches(&column.name) {
+                let name = format!("{}{}{}", self.prefix, target.columns[place].name, self.suffix);
+                target.columns.push(Column { name, nullable: true, generated: false, ..column.clone() });
+                of.push(*index);
+            }
+        }
+        of
+    }
 }
 
 impl Rename {
@@ -193,7 +249,8 @@ mod tests {
         format!("{}({})", table.name, columns.join(", "))
     }
 
-    /// Rules as `target schema[.table[.column]] action [value [old-value]]`, one per line, ids ascending.
+    /// Rules as `target schema[.table[.column]] action [value [old-value]]`, one per line, ids ascending; of before
+    /// images the values are the filter, the prefix and the suffix.
     fn mapping(rules: &str) -> Mapping {
         let mut all = vec![serde_json::json!({
             "rule-type": "selection", "rule-id": "0", "rule-name": "0", "rule-action": "include",
@@ -202,14 +259,22 @@ mod tests {
         for line in rules.lines().map(str::trim).filter(|line| !line.is_empty()) {
             let words: Vec<&str> = line.split_whitespace().collect();
             let names: Vec<&str> = words[1].split('.').collect();
-            all.push(serde_json::json!({
+            let mut rule = serde_json::json!({
                 "rule-type": "transformation", "rule-id": all.len(), "rule-name": line,
                 "rule-target": words[0], "rule-action": words[2],
                 "object-locator": {
                     "schema-name": names[0], "table-name": names.get(1), "column-name": names.get(2)
                 },
-                "value": words.get(3), "old-value": words.get(4),
-            }));
+            });
+            if words[2] == "add-before-image-columns" {
+                rule["before-image-def"] = serde_json::json!({
+                    "column-filter": words[3], "column-prefix": words.get(4), "column-suffix": words.get(5),
+                });
+            } else {
+                rule["value"] = serde_json::json!(words.get(3));
+                rule["old-value"] = serde_json::json!(words.get(4));
+            }
+            all.push(rule);
         }
         Mapping::parse(&serde_json::json!({ "rules": all }).to_string()).unwrap()
     }
@@ -260,6 +325,36 @@ mod tests {
         check("column s.t.b remove-column\ncolumn s.t.% include-column", "s.t(a, b)", "s.t(a)", &[0]);
         check("column s.u.a include-column", "s.t(a, b)", "s.t(a, b)", &[0, 1]);
         check("column s.t.a include-column\ncolumn %.%.% convert-uppercase", "s.t(a, b)", "s.t(A)", &[0]);
+    }
+
+    #[test]
+    fn adds_before_images() {
+        let check = |rules: &str, source: &str, target: &str, before_images: &[usize]| {
+            let plan = mapping(rules).plan(&table(source)).unwrap();
+            assert_eq!(text(&plan.target), target, "{rules}");
+            assert_eq!(plan.before_images, before_images, "{rules}");
+            assert_eq!(plan.loaded().columns.len(), plan.columns.len());
+            assert!(plan.target.columns[plan.columns.len()..].iter().all(|column| column.nullable));
+            plan
+        };
+        let one = "column s.t add-before-image-columns";
+        check(&format!("{one} pk-only"), "s.t(a, *b)", "s.t(a, *b, BI_b)", &[1]);
+        check(&format!("{one} non-lob"), "s.t(*a, b)", "s.t(*a, b, BI_a, BI_b)", &[0, 1]);
+        check("column s.t.b add-before-image-columns all", "s.t(*a, b)", "s.t(*a, b, BI_b)", &[1]);
+        check("column s.u add-before-image-columns all", "s.t(a)", "s.t(a)", &[]);
+        let renamed = format!("column s.t.b rename c\ncolumn s.t.a remove-column\n{one} all x_ _y\n{one} pk-only");
+        check(&renamed, "s.t(a, b)", "s.t(c, x_c_y)", &[1]);
+        let error = mapping(&format!("{one} all b")).plan(&table("s.t(a, ba)")).unwrap_err();
+        assert!(error.to_string().contains("two columns would be named ba"), "{error}");
+
+        let plan = check(&format!("{one} all"), "s.t(*a, b, c)", "s.t(*a, b, c, BI_a, BI_b, BI_c)", &[0, 1, 2]);
+        assert_eq!(plan.places_of(1), [Some(1), Some(4)]);
+        let plan = plan.without_columns(&[1, 3]);
+        assert_eq!((text(&plan.target).as_str(), &plan.columns[..]), ("s.t(*a, c, BI_b, BI_c)", &[0, 2][..]));
+        assert_eq!(plan.places_of(1), [None, Some(2)]);
+        let mut source = table("s.t(a, b)");
+        source.columns[0].data_type = DataType::Clob;
+        assert_eq!(mapping(&format!("{one} non-lob")).plan(&source).unwrap().before_images, [1]);
     }
 
     #[test]

@@ -52,6 +52,23 @@ pub(super) enum Change {
     Column(Pattern, Rename),
     IncludeColumn(Pattern),
     RemoveColumn(Pattern),
+    BeforeImages(BeforeImages),
+}
+
+/// Columns of the target that hold what columns of a row were before its last UPDATE.
+#[derive(Clone, Debug)]
+pub(super) struct BeforeImages {
+    pub column: Pattern,
+    pub prefix: String,
+    pub suffix: String,
+    pub filter: ColumnFilter,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ColumnFilter {
+    PrimaryKey,
+    NonLob,
+    All,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,13 +101,13 @@ const RENAMES: [&str; 9] = [
     "replace-suffix",
 ];
 
-const COLUMN_CHOICES: [&str; 2] = ["include-column", "remove-column"];
+/// Actions that have the columns of a table for their target, and no other.
+const COLUMN_ACTIONS: [&str; 3] = ["include-column", "remove-column", "add-before-image-columns"];
 
-const OTHER_ACTIONS: [&str; 7] = [
+const OTHER_ACTIONS: [&str; 6] = [
     "add-column",
     "define-primary-key",
     "change-data-type",
-    "add-before-image-columns",
     "data-masking-digits-mask",
     "data-masking-digits-randomize",
     "data-masking-hash-mask",
@@ -100,7 +117,7 @@ const TARGETS: [&str; 3] = ["schema", "table", "column"];
 const OTHER_TARGETS: [&str; 2] = ["table-tablespace", "index-tablespace"];
 
 /// Keys any rule may have. AWS ignores those that do not concern the rule's action.
-const RULE_KEYS: [&str; 9] = [
+const RULE_KEYS: [&str; 10] = [
     "rule-type",
     "rule-id",
     "rule-name",
@@ -110,16 +127,16 @@ const RULE_KEYS: [&str; 9] = [
     "load-order",
     "value",
     "old-value",
+    "before-image-def",
 ];
 
 /// Keys that ask for something not built yet, wherever they hold more than nothing. `isAutoSegmentationChecked` is the
 /// AWS console's and belongs to `parallel-load`.
-const OTHER_KEYS: [&str; 10] = [
+const OTHER_KEYS: [&str; 9] = [
     "filters",
     "expression",
     "data-type",
     "primary-key-def",
-    "before-image-def",
     "parallel-load",
     "isAutoSegmentationChecked",
     "lob-settings",
@@ -224,9 +241,9 @@ impl Reader {
         rule.only(&RULE_KEYS, &OTHER_KEYS)?;
         let action = rule.required_text("rule-action")?;
         let target = rule.required_text("rule-target")?;
-        let column_action = COLUMN_CHOICES.contains(&action);
+        let column_action = COLUMN_ACTIONS.contains(&action);
         if !column_action && !RENAMES.contains(&action) && !OTHER_ACTIONS.contains(&action) {
-            return Err(rule.not_one_of("rule-action", RENAMES.into_iter().chain(COLUMN_CHOICES).chain(OTHER_ACTIONS)));
+            return Err(rule.not_one_of("rule-action", RENAMES.into_iter().chain(COLUMN_ACTIONS).chain(OTHER_ACTIONS)));
         }
         if !TARGETS.contains(&target) && !OTHER_TARGETS.contains(&target) {
             return Err(rule.not_one_of("rule-target", TARGETS.into_iter().chain(OTHER_TARGETS)));
@@ -257,7 +274,11 @@ impl Reader {
             "schema" => Pattern::with_wildcards(locator.text("table-name")?.unwrap_or("%")),
             _ => Pattern::with_wildcards(locator.locator_text(id, "table-name")?),
         };
-        let change = if target == "column" {
+        let change = if action == "add-before-image-columns" {
+            // The user guide's example names no column.
+            let column = Pattern::with_wildcards(locator.text("column-name")?.unwrap_or("%"));
+            Change::BeforeImages(rule.before_images(id, column)?)
+        } else if target == "column" {
             let column = Pattern::with_wildcards(locator.locator_text(id, "column-name")?);
             match action {
                 "include-column" => Change::IncludeColumn(column),
@@ -434,6 +455,28 @@ impl<'a> Object<'a> {
         })
     }
 
+    fn before_images(&self, id: u64, column: Pattern) -> Result<BeforeImages> {
+        let Some(definition) = self.get("before-image-def") else {
+            let what = "rule-action add-before-image-columns needs before-image-def";
+            return Err(MappingError::rule(id, self.at("before-image-def"), what));
+        };
+        let definition = Object::new(self.at("before-image-def"), definition)?;
+        definition.only(&["column-prefix", "column-suffix", "column-filter"], &[])?;
+        let prefix = definition.text("column-prefix")?.unwrap_or("BI_").to_owned();
+        let suffix = definition.text("column-suffix")?.unwrap_or_default().to_owned();
+        if prefix.is_empty() && suffix.is_empty() {
+            let what = "column-prefix and column-suffix must not both be empty";
+            return Err(MappingError::rule(id, definition.at("column-prefix"), what));
+        }
+        let filter = match definition.required_text("column-filter")? {
+            "pk-only" => ColumnFilter::PrimaryKey,
+            "non-lob" => ColumnFilter::NonLob,
+            "all" => ColumnFilter::All,
+            _ => return Err(definition.not_one_of("column-filter", ["pk-only", "non-lob", "all"])),
+        };
+        Ok(BeforeImages { column, prefix, suffix, filter })
+    }
+
     fn not_one_of<'b>(&self, key: &str, words: impl IntoIterator<Item = &'b str>) -> MappingError {
         let words: Vec<_> = words.into_iter().collect();
         let is = self.get(key).map(ToString::to_string).unwrap_or_default();
@@ -584,6 +627,7 @@ mod tests {
                 ],
             )
         };
+        let before = |definition| with(column("add-before-image-columns"), &[("before-image-def", definition)]);
         for (rule, path, part) in [
             (without(selection(), "rule-type"), "rule-type", "is required"),
             (without(selection(), "rule-id"), "rule-id", "is required"),
@@ -625,6 +669,15 @@ mod tests {
                 with(column("remove-column"), &[("rule-target", json!("table"))]),
                 "rule-target",
                 "needs rule-target column",
+            ),
+            (column("add-before-image-columns"), "before-image-def", "needs before-image-def"),
+            (before(json!({})), "before-image-def.column-filter", "is required"),
+            (before(json!({ "column-filter": "pk" })), "before-image-def.column-filter", "pk-only, non-lob, all"),
+            (before(json!({ "prefix": "x" })), "before-image-def.prefix", "known here: column-prefix"),
+            (
+                before(json!({ "column-filter": "all", "column-prefix": "" })),
+                "before-image-def.column-prefix",
+                "must not both be empty",
             ),
         ] {
             let rules = [with(selection(), &[("rule-id", json!(99))]), rule];

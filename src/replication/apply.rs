@@ -92,6 +92,8 @@ pub struct Apply<'a> {
     known: HashMap<TableName, Known>,
     /// What waiting changes refer to.
     pieces: Vec<Changes>,
+    /// Where among the pieces rows with before images are, if there are any of the piece that is being taken.
+    images: Option<usize>,
     /// What waits, in the order of the log.
     order: Vec<(usize, NetChange)>,
     stage: Stage,
@@ -148,6 +150,7 @@ impl<'a> Apply<'a> {
             tables: Vec::new(),
             known: start.tables,
             pieces: Vec::new(),
+            images: None,
             order: Vec::new(),
             stage: Stage::None,
             changes: 0,
@@ -229,6 +232,7 @@ impl<'a> Apply<'a> {
         let entries = piece.entries.len();
         let resume = piece.resume.clone();
         self.pieces.push(piece);
+        self.images = None;
         let mut durable = None;
         for index in 0..entries {
             let entry = self.pieces[at as usize].entries[index].clone();
@@ -439,6 +443,11 @@ impl<'a> Apply<'a> {
         if table.tally.suspended {
             return Ok(());
         }
+        let change = match table.plan.before_images.is_empty() {
+            true => change,
+            false => self.with_before_images(index, change)?,
+        };
+        let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
         self.changes += 1;
         self.since.get_or_insert_with(Instant::now);
         let moves_key = match (change.old, change.new) {
@@ -476,6 +485,38 @@ impl<'a> Apply<'a> {
         }
         self.order.push((index, change));
         Ok(())
+    }
+
+    /// The change with a new row that has what its columns were before, as far as the log tells; a row that is new was
+    /// nothing before.
+    fn with_before_images(&mut self, index: usize, change: NetChange) -> Result<NetChange> {
+        let Some(Some(table)) = self.tables.get(index) else { return Err(unknown()) };
+        let Some(new) = change.new else { return Ok(change) };
+        let place = *self.images.get_or_insert_with(|| {
+            let mut images = Changes::default();
+            images.rows.clear(self.rules.format);
+            self.pieces.push(images);
+            self.pieces.len() - 1
+        });
+        let mut images = std::mem::take(&mut self.pieces[place]);
+        let (old, new) = (change.old.map(|old| row(&self.pieces, old)), row(&self.pieces, new));
+        for column in 0..table.version.schema.columns.len() {
+            images.rows.push(new.get(column));
+        }
+        for column in &table.plan.before_images {
+            let before = match (change.op, &old) {
+                (Op::Insert | Op::Delete, _) => Value::Null,
+                (Op::Update, Some(old)) => old.get(*column),
+                // Without an old row the key is as it was.
+                (Op::Update, None) if table.source_key.contains(column) => new.get(*column),
+                (Op::Update, None) => Value::Null,
+            };
+            images.rows.push(if before == Value::Absent { Value::Null } else { before });
+        }
+        images.rows.end_row();
+        let image = Image { piece: place as u32, row: images.next_row() - 1 };
+        self.pieces[place] = images;
+        Ok(NetChange { new: Some(image), ..change })
     }
 
     async fn begin(&mut self) -> Result<()> {

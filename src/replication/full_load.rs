@@ -192,10 +192,11 @@ impl Run {
         let full_load = &self.rules.settings.full_load;
         let lob_bytes_max = self.rules.lob_bytes_max();
         self.prepare(index, plan).await?;
-        let accepted = self.target.formats(&plan.target).await?;
+        let loaded = plan.loaded();
+        let accepted = self.target.formats(&loaded).await?;
         let offered = snapshot.formats(&plan.source, &plan.columns, lob_bytes_max);
         let format = offered.into_iter().find(|format| accepted.contains(format)).unwrap_or(Format::Values);
-        let mut writer = self.target.writer(&plan.target, format, full_load.commit_rate).await?;
+        let mut writer = self.target.writer(&loaded, format, full_load.commit_rate).await?;
         let reader = snapshot
             .read(ReadPlan {
                 table: plan.source.clone(),

@@ -31,8 +31,8 @@ impl Rules {
             return plan;
         }
         let lobs: Vec<usize> =
-            (0..plan.columns.len()).filter(|index| plan.target.columns[*index].data_type.is_lob()).collect();
-        for index in &lobs {
+            (0..plan.target.columns.len()).filter(|index| plan.target.columns[*index].data_type.is_lob()).collect();
+        for index in lobs.iter().filter(|index| **index < plan.columns.len()) {
             let column = &plan.source.columns[plan.columns[*index]].name;
             let table = &plan.source.name;
             task_log!(

@@ -323,6 +323,7 @@ impl Run {
             }),
             format: self.rules.format,
             lob_bytes_max: self.rules.lob_bytes_max(),
+            old_rows: self.rules.mapping.wants_before_images(),
             batch_bytes: PIECE_BYTES_MAX,
             transactions_timeout: Duration::from_secs(self.rules.settings.full_load.transaction_consistency_timeout_s),
         }

@@ -270,7 +270,7 @@ pub(super) fn translate(rules: &Rules, before: Option<&TablePlan>, ddl: &Ddl) ->
             let plan = rules.plan(&version.schema)?;
             match policy.handle_source_table_altered {
                 true => {
-                    let steps = columns.iter().filter_map(|change| step(rules, before, &plan, change)).collect();
+                    let steps = columns.iter().flat_map(|change| steps(rules, before, &plan, change)).collect();
                     Translated { after: Some((version.clone(), plan)), steps, ignored: false }
                 }
                 false => {
@@ -282,37 +282,44 @@ pub(super) fn translate(rules: &Rules, before: Option<&TablePlan>, ddl: &Ddl) ->
     })
 }
 
-/// What a change of a column of the source is on the target; nothing for one that does not go there.
-fn step(rules: &Rules, before: Option<&TablePlan>, after: &TablePlan, change: &ColumnChange) -> Option<Step> {
-    let moved = |column: usize| after.columns.iter().position(|moved| *moved == column);
+/// What a change of a column of the source is on the target, for the column and for its before image; nothing for one
+/// that does not go there.
+fn steps(rules: &Rules, before: Option<&TablePlan>, after: &TablePlan, change: &ColumnChange) -> Vec<Step> {
+    let is = |column: usize| after.places_of(column);
     let was = |name: &str| {
-        let before = before?;
-        let source = before.source.columns.iter().position(|column| column.name == name)?;
-        let target = before.columns.iter().position(|moved| *moved == source)?;
-        Some(before.target.columns[target].name.clone())
+        let places = before.and_then(|before| {
+            let source = before.source.columns.iter().position(|column| column.name == name)?;
+            Some(before.places_of(source).map(|place| Some(before.target.columns[place?].name.clone())))
+        });
+        places.unwrap_or_default()
     };
-    match change {
-        ColumnChange::Add { column } => moved(*column).map(|column| Step::Add { column }),
-        ColumnChange::Drop { name } => was(name).map(Step::DropColumn),
-        ColumnChange::Rename { from, column } => match (was(from), moved(*column)) {
-            (Some(from), Some(column)) if from == after.target.columns[column].name => None,
-            (Some(from), Some(column)) => Some(Step::RenameColumn { from, column }),
-            (Some(from), None) => Some(Step::DropColumn(from)),
-            (None, column) => column.map(|column| Step::Add { column }),
-        },
-        ColumnChange::Retype { column } => {
-            let column = moved(*column)?;
-            let target = &after.target.columns[column];
-            let before = before?.target.columns.iter().find(|before| before.name == target.name)?;
-            // Other types of the source may be one on the target.
-            let same = if rules.format == Format::Text {
-                before.native == target.native
-            } else {
-                before.data_type == target.data_type
-            };
-            (!same).then_some(Step::Retype { column })
+    let renamed = |from: Option<String>, column: Option<usize>| match (from, column) {
+        (Some(from), Some(column)) if from == after.target.columns[column].name => None,
+        (Some(from), Some(column)) => Some(Step::RenameColumn { from, column }),
+        (Some(from), None) => Some(Step::DropColumn(from)),
+        (None, column) => column.map(|column| Step::Add { column }),
+    };
+    let retyped = |column: usize| {
+        let target = &after.target.columns[column];
+        let before = before?.target.columns.iter().find(|before| before.name == target.name)?;
+        // Other types of the source may be one on the target.
+        let same = if rules.format == Format::Text {
+            before.native == target.native
+        } else {
+            before.data_type == target.data_type
+        };
+        (!same).then_some(Step::Retype { column })
+    };
+    let steps: [Option<Step>; 2] = match change {
+        ColumnChange::Add { column } => is(*column).map(|place| place.map(|column| Step::Add { column })),
+        ColumnChange::Drop { name } => was(name).map(|name| name.map(Step::DropColumn)),
+        ColumnChange::Rename { from, column } => {
+            let ([moved, image], [to, image_to]) = (was(from), is(*column));
+            [renamed(moved, to), renamed(image, image_to)]
         }
-    }
+        ColumnChange::Retype { column } => is(*column).map(|place| retyped(place?)),
+    };
+    steps.into_iter().flatten().collect()
 }
 
 /// The table as it goes on when the target's keeps its columns: those that it has, found by their new places.
@@ -330,6 +337,6 @@ pub(super) fn within(plan: TablePlan, columns: &[String]) -> TablePlan {
     // Not all engines keep the case of names.
     let has = |name: &str| columns.iter().any(|column| column.eq_ignore_ascii_case(name));
     let left_out: Vec<usize> =
-        (0..plan.columns.len()).filter(|index| !has(&plan.target.columns[*index].name)).collect();
+        (0..plan.target.columns.len()).filter(|index| !has(&plan.target.columns[*index].name)).collect();
     plan.without_columns(&left_out)
 }

@@ -170,7 +170,7 @@ fn row_change<'a>(pieces: &'a [Changes], change: &NetChange) -> RowChange<'a> {
 fn set<'a>(table: &'a Table, op: Op, rows: &'a [RowChange<'a>], conflict: Conflict) -> ChangeSet<'a> {
     ChangeSet {
         table: &table.plan.target,
-        columns: &table.plan.columns,
+        columns: &table.columns,
         key: if table.unique { Key::Unique(&table.key) } else { Key::Any(&table.key) },
         op,
         rows,

@@ -14,6 +14,9 @@ pub(super) struct Table {
     /// The columns of the target that tell rows apart, and where the log's rows have them.
     pub key: Vec<usize>,
     pub source_key: Vec<usize>,
+    /// For each column of the target where the rows that are applied have it: before images come after the row of the
+    /// log.
+    pub columns: Vec<usize>,
     /// At most one row has a key.
     pub unique: bool,
     /// Its rows mark transactions that came from the target.
@@ -49,10 +52,12 @@ impl Table {
             Some(key) => (key, unique),
             None => (Vec::new(), false),
         };
+        let width = version.schema.columns.len();
         Table {
             version: version.clone(),
             key,
             source_key,
+            columns: plan.columns.iter().copied().chain((0..plan.before_images.len()).map(|n| width + n)).collect(),
             unique,
             is_echo: false,
             waiting: NetChanges::default(),

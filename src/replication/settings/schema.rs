@@ -83,7 +83,6 @@ pub(super) const NOT_SUPPORTED_YET: &[&str] = &[
     "ValidationSettings.EnableValidation",
     "ResyncSettings.EnableResync",
     "TTSettings.EnableTT",
-    "BeforeImageSettings.EnableBeforeImage",
     "CharacterSetSettings",
     "PostProcessingRules",
     "ControlTablesSettings.CommitPositionTableEnabled",

@@ -52,6 +52,8 @@ struct Captured {
     visible: Vec<usize>,
     /// Which of them are the row key.
     key: Vec<usize>,
+    /// The rows before an UPDATE are all given on.
+    old_rows: bool,
 }
 
 impl Interpreter {
@@ -234,7 +236,7 @@ impl Interpreter {
             fields.push(field);
         }
         let key = table.row_key().into_iter().map(|place| visible[place]).collect();
-        Ok(Captured { table: index, generation: table.generation, fields, visible, key })
+        Ok(Captured { table: index, generation: table.generation, fields, visible, key, old_rows: capture.old_rows })
     }
 
     /// Compares a column with what the log tells of it beyond its type.
@@ -486,11 +488,12 @@ impl RowReader<'_> {
         Ok(at)
     }
 
-    /// Whether the row before tells more than the row after: another key, or what the row is found by where there is none.
+    /// Whether the row before is wanted, or tells more than the row after: another key, or what the row is found by where there is none.
     fn needs_old(&self) -> bool {
         let key = &self.captured.key;
         let bytes = |from: u32, to: u32| &self.rows[from as usize..to as usize];
         key.is_empty()
+            || self.captured.old_rows
             || key.iter().any(|at| match (self.before[*at], self.after[*at]) {
                 (Slot::Absent, _) => true,
                 (_, Slot::Absent) | (Slot::Null, Slot::Null) => false,

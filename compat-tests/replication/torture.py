@@ -40,9 +40,15 @@ from conftest import (  # noqa: E402
 
 KINDS = ("Inserts", "Updates", "Deletes")
 
-# Keyed tables, a key of two columns, rows that nothing tells apart, and a table of inserts alone.
+# Keyed tables, a key of two columns, rows that nothing tells apart, a table of inserts alone, and one whose columns
+# come and go. Besides, there are tables that come into being meanwhile.
 KEYED = ["k1", "k2", "k3"]
-TABLES = [*KEYED, "two", "loose", "log", "ledger"]
+TABLES = [*KEYED, "two", "loose", "log", "ledger", "shape"]
+
+COLUMNS_MAX, MADE_MAX = 6, 4
+
+# Ends the names of tables that are made with the rows of another, and have no key: of those PostgreSQL logs inserts alone.
+COPIED = "_copy"
 
 CATCH_UP_SECONDS = 300
 
@@ -138,9 +144,11 @@ class Side:
         return self.database.endpoint(self.kind) | {"Port": self.proxy.port}
 
     def rows(self, name):
-        """All rows as text, in one order."""
-        rows = self.database.execute(f"SELECT * FROM {self.table(name)}") or ()
-        return sorted(repr(tuple(map(plain, row))) for row in rows)
+        """All rows as text with the names of their columns, in one order."""
+        with contextlib.closing(self.database.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute(f"SELECT * FROM {self.table(name)}")
+            columns = [column for column, *_ in cursor.description]
+            return sorted(repr(sorted(zip(columns, map(plain, row)))) for row in cursor.fetchall())
 
 
 def plain(value):
@@ -168,7 +176,11 @@ class Workload(threading.Thread):
                         connection = self.source.database.connect()
                         connection.cursor().execute("BEGIN")
                         connection.cursor().execute("ROLLBACK")
-                    self.transaction(connection.cursor())
+                    self.number += 1
+                    if self.random.random() < 0.02:
+                        self.define(connection.cursor())
+                    else:
+                        self.transaction(connection.cursor())
                 except Exception as error:
                     if not is_lost(error):
                         raise
@@ -178,7 +190,6 @@ class Workload(threading.Thread):
             self.failure = error
 
     def transaction(self, cursor):
-        self.number += 1
         counts = collections.Counter()
         cursor.execute("BEGIN")
         size = self.random.choice([1, 1, 2, 5, 20])
@@ -201,7 +212,7 @@ class Workload(threading.Thread):
         text = choose.choice(["", "a", "it's \\ \"quoted\"\n", "größer 🦀", "x" * 300, None])
         table = choose.choice(KEYED)
         name = self.source.table(table)
-        match choose.randrange(10):
+        match choose.randrange(12):
             case 0 | 1 | 2:
                 sql = f"INSERT INTO {name} VALUES (%s, %s, %s)"
                 sql = sql + " ON CONFLICT DO NOTHING" if self.source.is_postgres else sql.replace("INSERT", "INSERT IGNORE")
@@ -236,9 +247,82 @@ class Workload(threading.Thread):
                     # All that are alike, since which of them does not matter.
                     cursor.execute(f"DELETE FROM {loose} WHERE a = %s", (key,))
                     counts[("loose", "Deletes")] += cursor.rowcount
-            case _:
+            case 9:
                 cursor.execute(f"INSERT INTO {self.source.table('log')} VALUES (%s, %s)", (number, text))
                 counts[("log", "Inserts")] += 1
+            case 10:
+                self.change_shape(cursor, counts, key)
+            case _:
+                made = self.made(cursor)
+                if made:
+                    name = choose.choice(made)
+                    if not name.endswith(COPIED):
+                        cursor.execute(f"DELETE FROM {self.source.table(name)} WHERE id = %s", (key,))
+                    cursor.execute(f"INSERT INTO {self.source.table(name)} VALUES (%s, %s)", (key, text))
+
+    def change_shape(self, cursor, counts, key):
+        name, choose = self.source.table("shape"), self.random
+        columns = self.columns(cursor)
+        value = lambda: str(choose.randrange(1000))
+        if not columns or choose.random() < 0.6:
+            cursor.execute(f"DELETE FROM {name} WHERE id = %s", (key,))
+            counts[("shape", "Deletes")] += cursor.rowcount
+            places = ", ".join(["%s"] * (len(columns) + 1))
+            values = (key, *[value() for _ in columns])
+            cursor.execute(f"INSERT INTO {name} ({', '.join(['id', *columns])}) VALUES ({places})", values)
+            counts[("shape", "Inserts")] += 1
+        else:
+            # A new number, or a server might see that nothing changes.
+            cursor.execute(f"UPDATE {name} SET {choose.choice(columns)} = %s, stamp = stamp + 1 WHERE id = %s", (value(), key))
+            counts[("shape", "Updates")] += cursor.rowcount
+
+    def columns(self, cursor):
+        """Those of `shape` that come and go, as they are now: a server that was killed may not have told."""
+        cursor.execute(f"SELECT * FROM {self.source.table('shape')} WHERE id = -1")
+        return [name for name, *_ in cursor.description if name not in ("id", "stamp")]
+
+    def made(self, cursor):
+        """The tables that came into being meanwhile."""
+        cursor.execute(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = %s AND table_name LIKE 'made%%'",
+            (self.source.schema,),
+        )
+        return sorted(name for (name,) in cursor.fetchall())
+
+    def define(self, cursor):
+        """A statement that defines tables, in a transaction of its own."""
+        choose, table = self.random, self.source.table
+        columns, made = self.columns(cursor), self.made(cursor)
+        new = f"c{self.number}"
+        statements = ["TRUNCATE k3"]
+        if len(columns) < COLUMNS_MAX:
+            statements += [f"ADD COLUMN {new} {kind}" for kind in ("integer", "varchar(20)", "bigint")]
+        if columns:
+            column = choose.choice(columns)
+            retype = f"ALTER COLUMN {column} TYPE text" if self.source.is_postgres else f"MODIFY {column} longtext"
+            statements += [f"DROP COLUMN {column}", f"RENAME COLUMN {column} TO {new}", retype]
+        if len(made) < MADE_MAX:
+            statements += ["CREATE"] * 2
+        if made:
+            statements += ["RENAME", "DROP"]
+        statement = choose.choice(statements)
+        match statement.split()[0]:
+            case "TRUNCATE":
+                statement = f"TRUNCATE {table('k3')}"
+            case "CREATE":
+                copied, columns = choose.choice(
+                    [("", "(id integer PRIMARY KEY, v text)"), (COPIED, f"AS SELECT id, v FROM {table('k1')}")]
+                )
+                statement = f"CREATE TABLE {table(f'made{self.number}{copied}')} {columns}"
+            case "RENAME" if statement == "RENAME":
+                old = choose.choice(made)
+                new = f"made{self.number}{COPIED if old.endswith(COPIED) else ''}"
+                statement = f"ALTER TABLE {table(old)} RENAME TO {new if self.source.is_postgres else table(new)}"
+            case "DROP" if statement == "DROP":
+                statement = f"DROP TABLE {table(choose.choice(made))}"
+            case _:
+                statement = f"ALTER TABLE {table('shape')} {statement}"
+        cursor.execute(statement)
 
     def many(self, cursor, counts):
         """A transaction of some thousand rows."""
@@ -304,6 +388,7 @@ class Torture:
         database.execute(f"CREATE TABLE {name('loose')} (a integer, b {text})")
         database.execute(f"CREATE TABLE {name('log')} (a integer, b {text})")
         database.execute(f"CREATE TABLE {name('ledger')} (id bigint PRIMARY KEY, counts {text})")
+        database.execute(f"CREATE TABLE {name('shape')} (id integer PRIMARY KEY, stamp integer DEFAULT 0)")
         if self.source.is_postgres:
             database.execute(f"ALTER TABLE {name('loose')} REPLICA IDENTITY FULL")
 
@@ -443,7 +528,9 @@ class Torture:
 
     def check(self):
         deadline = time.monotonic() + CATCH_UP_SECONDS
-        differing = list(self.tables)
+        with contextlib.closing(self.source.database.connect()) as connection:
+            made = self.workload.made(connection.cursor())
+        differing = [*self.tables, *made]
         while differing:
             differing = [table for table in differing if not self.is_equal(table)]
             if differing and time.monotonic() > deadline:
@@ -470,9 +557,15 @@ class Torture:
             return counts == applied and all(counts.get(key, 0) <= count for key, count in expected.items())
 
         wait_until(exact, f"the statistics are exact: expected {expected}, told {told()}", 30)
+        exceptions = [row for row in self.exceptions() if row[0] == self.task.arn.rsplit(":", 1)[1]]
+        assert not exceptions, f"changes were not applied: {exceptions}"
         counts, _ = told()
         # Of a table of inserts alone, each row was loaded or inserted.
         assert counts.get(("ledger", "Inserts"), 0) + loaded["ledger"] == expected[("ledger", "Inserts")]
+
+    def exceptions(self):
+        schema = "public" if self.target.is_postgres else "awsdms_control"
+        return self.target.database.execute(f"SELECT * FROM {schema}.awsdms_apply_exceptions")
 
     def is_equal(self, table):
         try:

@@ -397,21 +397,13 @@ impl<'a> Apply<'a> {
         // What waits is in the columns of before.
         self.flush().await?;
         let rules = self.rules;
-        if let Some(table) = self.slot(index) {
+        let name = &version.schema.name;
+        if let Some(table) = self.slot(index).as_mut().filter(|table| table.version.schema.name == *name) {
             *table = Table { is_echo: table.is_echo, ..Table::planned(version, rules, table.tally)? };
             return Ok(());
         }
-        let name = &version.schema.name;
         let loopback = self.own.is_echo(name);
-        let tally = match self.known.get(name) {
-            Some(known) => Tally {
-                captured: known.captured,
-                applied: known.applied,
-                suspended: known.suspended,
-                ..Tally::default()
-            },
-            None => Tally::default(),
-        };
+        let tally = self.known.get(name).map(Tally::of).unwrap_or_default();
         let is_new = !loopback && !self.is_known(name);
         let mut table = Table { is_echo: loopback, ..Table::planned(version, self.rules, tally)? };
         if !is_new && !loopback && !self.rules.settings.ddl_handling.handle_source_table_altered {

@@ -273,6 +273,8 @@ async fn tell_pause(run: &Run, spool: &Spool, told: &mut Option<Pause>) {
 #[derive(Default)]
 struct Seen {
     tables: Vec<Option<(TableName, Counts)>>,
+    /// Of names that tables have left since it was told last.
+    left: Vec<(TableName, Counts)>,
     /// The transaction came from this task's target.
     echo: bool,
 }
@@ -315,7 +317,7 @@ impl Seen {
         }
         match &mut self.tables[place] {
             Some((known, _)) if known == name => {}
-            slot => *slot = Some((name.clone(), slot.take().map_or(Counts::default(), |(_, counts)| counts))),
+            slot => self.left.extend(slot.replace((name.clone(), Counts::default()))),
         }
     }
 
@@ -337,12 +339,10 @@ impl Seen {
     }
 
     fn tell(&mut self, run: &Run) {
-        for (name, counts) in self.tables.iter_mut().flatten() {
-            let counts = std::mem::take(counts);
-            if counts != Counts::default() {
-                let place = run.progress.place_of(name);
-                run.progress.update(place, |table| table.captured.add_all(counts));
-            }
+        let now = self.tables.iter_mut().flatten().map(|(name, counts)| (name.clone(), std::mem::take(counts)));
+        for (name, counts) in self.left.drain(..).chain(now).filter(|(_, counts)| *counts != Counts::default()) {
+            let place = run.progress.place_of(&name);
+            run.progress.update(place, |table| table.captured.add_all(counts));
         }
     }
 }

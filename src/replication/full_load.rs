@@ -14,7 +14,7 @@ use super::policy::{self, Action, Counts};
 use super::progress::TableState;
 use super::pump::{Account, pump};
 use super::run::{Moment, Run};
-use crate::connector::{ApplyException, PrepareMode, ReadPlan, Snapshot, TableEntry, Written};
+use crate::connector::{ApplyException, PrepareMode, ReadPlan, Snapshot, TableChange, TableEntry, Written};
 use crate::data::{Batch, Error, ErrorKind, Format, Result, TableName};
 use crate::mapping::TablePlan;
 
@@ -104,23 +104,54 @@ impl Run {
                 self.suspended(index, &name);
                 Ok(())
             }
-            Err(error) if error.kind == ErrorKind::Table && self.has_changed(&plan).await => {
-                task_log!(self.rules.log, TargetLoad, Warning, "Table {name} was altered before it was read: {error}");
-                self.progress.update(index, |table| table.state = TableState::BeforeLoad);
-                Ok(())
-            }
+            Err(error) if error.kind == ErrorKind::Table => match self.since_planned(&plan).await {
+                Since::Same => self.failed(index, &name, error),
+                Since::Altered => {
+                    task_log!(
+                        self.rules.log,
+                        TargetLoad,
+                        Warning,
+                        "Table {name} was altered before it was read: {error}"
+                    );
+                    self.progress.update(index, |table| table.state = TableState::BeforeLoad);
+                    Ok(())
+                }
+                // By another name it is another table, which the log tells of.
+                Since::Gone => {
+                    task_log!(self.rules.log, TargetLoad, Warning, "Table {name} went before it was read: {error}");
+                    self.take_away(&plan.target.name).await?;
+                    self.progress.update(index, |table| table.state = TableState::DoesNotExist);
+                    Ok(())
+                }
+            },
             Err(error) => self.failed(index, &name, error),
         }
     }
 
-    /// Whether the table has other columns by now, in a task that may load it again at a later place of the log.
-    async fn has_changed(&self, plan: &TablePlan) -> bool {
+    /// What became of a table on the source, in a task that learns from the log of what comes instead.
+    async fn since_planned(&self, plan: &TablePlan) -> Since {
         let entry = TableEntry { name: plan.source.name.clone(), kind: plan.source.kind };
-        self.migration.has_changes()
-            && match self.source.describe(&[entry]).await {
-                Ok(now) => now.first().is_some_and(|now| now.columns != plan.source.columns),
-                Err(_) => false,
-            }
+        if !self.migration.has_changes() {
+            return Since::Same;
+        }
+        match self.source.describe(&[entry]).await.as_deref() {
+            Ok([]) => Since::Gone,
+            Ok([now, ..]) if now.columns != plan.source.columns => Since::Altered,
+            Ok(_) | Err(_) => Since::Same,
+        }
+    }
+
+    /// Takes away a table of the target that was made for a load which did not come to its end, and is not to be made
+    /// again: it would be in the way of another that gets its name.
+    pub async fn take_away(&self, table: &TableName) -> Result<()> {
+        if self.rules.settings.full_load.prepare_mode != PrepareMode::DropAndCreate {
+            return Ok(());
+        }
+        let owner = format!("{} {table}", self.rules.task);
+        let mut applier = self.target.applier(&owner, self.rules.format, 1).await?;
+        applier.begin().await?;
+        applier.change_table(&TableChange::Drop(table)).await?;
+        applier.commit().await
     }
 
     fn failed(&self, index: usize, name: &TableName, error: Error) -> Result<()> {
@@ -216,6 +247,13 @@ impl Run {
         self.target.finish(&plan.target, full_load.create_key).await?;
         Ok(Copied::All)
     }
+}
+
+/// What happened to a table of the source between the plan of its load and the load.
+enum Since {
+    Same,
+    Altered,
+    Gone,
 }
 
 /// How a load ended that did not fail as a whole.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::log::{TaskLog, task_log};
 use super::settings::{LobMode, LoopbackPrevention, TaskSettings};
-use crate::data::{Error, Format, Result, TableSchema};
+use crate::data::{Error, Family, Format, Result, TableKind, TableName, TableSchema};
 use crate::mapping::{Mapping, MappingError, TablePlan};
 
 #[derive(Clone)]
@@ -23,6 +23,20 @@ impl Rules {
     pub fn plan(&self, table: &TableSchema) -> Result<TablePlan> {
         let plan = self.mapping.plan(table).map_err(refused)?;
         Ok(self.within_lob_support(plan).with_target_schema(&self.settings.target_metadata.target_schema))
+    }
+
+    /// What a table of the source is called on the target.
+    pub fn target_name(&self, source: &TableName) -> Result<TableName> {
+        let table = TableSchema {
+            name: source.clone(),
+            kind: TableKind::Table,
+            family: Family::PostgreSql,
+            columns: Vec::new(),
+            primary_key: Vec::new(),
+            unique_key: Vec::new(),
+            rows_estimate: 0,
+        };
+        Ok(self.plan(&table)?.target.name)
     }
 
     /// Without `SupportLobs` the LOB columns of a table stay behind.

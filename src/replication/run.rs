@@ -109,6 +109,7 @@ impl Run {
     /// Does all that the task is to do, from where it stands.
     pub async fn go(self: &Arc<Self>, orders: &mut Orders, started: impl AsyncFnOnce()) -> Result<StopReason> {
         let (plans, missing) = self.plan().await?;
+        self.take_away_abandoned(&plans).await?;
         let mut tables = self.carried_over(&plans);
         tables.extend(missing.into_iter().map(TableProgress::missing));
         self.progress.set(tables);
@@ -124,6 +125,26 @@ impl Run {
             }
             Migration::FullLoadAndCdc | Migration::Cdc => self.replicate(plans, orders, started).await,
         }
+    }
+
+    /// Tables that went while a load of them was interrupted are not loaded any more.
+    async fn take_away_abandoned(&self, plans: &[TablePlan]) -> Result<()> {
+        let planned: HashSet<&TableName> = plans.iter().map(|plan| &plan.source.name).collect();
+        let is_abandoned = |table: &TableProgress| {
+            self.migration.has_changes()
+                && table.started.is_some()
+                && table.in_log.schema.is_none()
+                && matches!(table.state, TableState::BeforeLoad | TableState::FullLoad | TableState::Cancelled)
+                && !planned.contains(&table.name)
+        };
+        for table in self.progress.all().into_iter().filter(is_abandoned) {
+            let name = self.rules.target_name(&table.name)?;
+            // One that is there by now under another name.
+            if !plans.iter().any(|plan| plan.target.name == name) {
+                self.take_away(&name).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Tables that are still to be loaded.
@@ -261,7 +282,14 @@ impl Run {
     /// Tables that came into being while the log was followed, and whose rows it lacks; or that were altered before they
     /// were loaded.
     async fn add(&self, names: Vec<TableName>, plans: &mut HashMap<usize, TablePlan>) -> Result<()> {
-        for plan in self.plans_of(names).await? {
+        let found = self.plans_of(names.clone()).await?;
+        for name in names.iter().filter(|name| !found.iter().any(|plan| plan.source.name == **name)) {
+            // By another name it is another table, which the log tells of.
+            task_log!(self.rules.log, TablesManager, Info, "Table {name} went before it was loaded");
+            self.take_away(&self.rules.target_name(name)?).await?;
+            self.progress.update(self.progress.place_of(name), |table| table.state = TableState::DoesNotExist);
+        }
+        for plan in found {
             let place = self.progress.place_of(&plan.source.name);
             self.progress.update(place, |table| table.state = TableState::BeforeLoad);
             plans.insert(place, plan);

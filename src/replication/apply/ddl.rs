@@ -96,14 +96,14 @@ impl Apply<'_> {
         if matches!(ddl, Ddl::Create(_)) && !self.is_known(&name) {
             self.created.push(name.clone());
         }
-        let tally = match (&version, self.known.get(&name)) {
-            (None, Some(known)) => Tally {
-                captured: known.captured,
-                applied: known.applied,
-                suspended: known.suspended && !known.gone,
-                ..tally
-            },
-            _ => tally,
+        let of_name = self.known.get(&name).map(Tally::of).unwrap_or_default();
+        let renamed = former.as_ref().filter(|former| **former != name).cloned();
+        let before_it = tally;
+        let tally = match (&version, &renamed) {
+            (None, _) => of_name,
+            // What is counted is counted by name.
+            (Some(_), Some(_)) => Tally { captured: of_name.captured, applied: of_name.applied, ..tally },
+            (Some(_), None) => tally,
         };
         let dropped = translated.after.is_none();
         let mut table = match translated.after {
@@ -125,19 +125,20 @@ impl Apply<'_> {
             task_log!(self.rules.log, TargetApply, Info, "The definition of table {name} was changed");
         }
         if dropped {
-            self.leave(index, name);
-        } else if let Some(former) = former.filter(|former| *former != name) {
-            self.leave(index, former);
+            let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
+            // What is told of it is that it is gone.
+            table.tally.touched = false;
+            let tally = table.tally;
+            self.leave(name, tally);
+        } else if let Some(former) = renamed {
+            self.leave(former, before_it);
         }
         Ok(())
     }
 
     /// A table has left its name: what comes under it again is another table.
-    fn leave(&mut self, index: usize, name: TableName) {
-        let Some(Some(table)) = self.tables.get_mut(index) else { return };
-        let Tally { captured, applied, .. } = table.tally;
-        // What is told of a table that was dropped is that it is gone.
-        table.tally.touched &= table.plan.source.name != name;
+    fn leave(&mut self, name: TableName, tally: Tally) {
+        let Tally { captured, applied, .. } = tally;
         self.known.insert(name.clone(), Known { captured, applied, gone: true, ..Known::default() });
         self.gone.push(name);
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::super::net::NetChanges;
 use super::super::progress::Counts;
 use super::super::rules::Rules;
+use super::Known;
 use crate::data::{Result, TableVersion};
 use crate::mapping::TablePlan;
 
@@ -37,6 +38,14 @@ pub(super) struct Tally {
     pub unloaded: bool,
     /// Something of it changed since the last commit.
     pub touched: bool,
+}
+
+impl Tally {
+    /// Where a table of this name is met for the first time.
+    pub fn of(known: &Known) -> Tally {
+        let Known { captured, applied, suspended, gone } = *known;
+        Tally { captured, applied, suspended: suspended && !gone, ..Tally::default() }
+    }
 }
 
 impl Table {

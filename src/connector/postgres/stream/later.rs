@@ -50,7 +50,11 @@ impl Later {
             }
             let Some(table) = self.tables.get_mut(&number) else { continue };
             if self.loaded_at.contains_key(&table.version.schema.name) {
-                table.is_hidden = true;
+                let was_hidden = std::mem::replace(&mut table.is_hidden, true);
+                if matches!(entry, Entry::Ddl { ddl: Ddl::Rename(_), .. }) && before.is_some() && !was_hidden {
+                    // By its new name it is loaded; by the one it had it is there no more.
+                    entries.push(Entry::Ddl { table: number, ddl: Ddl::Drop });
+                }
                 continue;
             }
             if std::mem::take(&mut table.is_hidden)
@@ -116,9 +120,15 @@ mod tests {
         assert_eq!(entries, [row(9), table(2, &version("u", 0)), row(2), commit.clone()]);
         assert!(!later.is_over());
 
-        let mut entries = vec![row(1), row(1), commit.clone()];
+        // Another table becomes the one that was loaded.
+        let rename = Entry::Ddl { table: 2, ddl: Ddl::Rename(version("t", 3)) };
+        let mut entries = vec![row(2), rename, row(2), commit.clone()];
+        later.hide(&mut entries, 0, 60);
+        assert_eq!(entries, [row(2), Entry::Ddl { table: 2, ddl: Ddl::Drop }, commit.clone()]);
+
+        let mut entries = vec![row(1), row(1), row(2), commit.clone()];
         later.hide(&mut entries, 0, 100);
-        assert_eq!(entries, [table(1, &new), row(1), row(1), commit]);
+        assert_eq!(entries, [table(1, &new), row(1), row(1), table(2, &version("t", 3)), row(2), commit]);
         assert!(later.is_over());
     }
 }

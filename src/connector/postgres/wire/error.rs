@@ -56,8 +56,11 @@ fn kind(sqlstate: &str) -> ErrorKind {
         "22001" => ErrorKind::Truncation,
         // A row that is too big for a page or an index entry.
         "54000" => ErrorKind::Data,
-        "40001" | "40P01" | "55006" | "55P03" | "57P01" | "57P02" | "57P03" | "57P05" => ErrorKind::Recoverable,
-        "25006" | "3D000" => ErrorKind::Fatal,
+        // Conflicts, locks, shutdown; 25006 is a server that has become a standby in a failover.
+        "40001" | "40P01" | "55006" | "55P03" | "57P01" | "57P02" | "57P03" | "57P05" | "25006" => {
+            ErrorKind::Recoverable
+        }
+        "3D000" => ErrorKind::Fatal,
         _ => match sqlstate.get(..2).unwrap_or_default() {
             "08" | "53" | "58" => ErrorKind::Recoverable,
             // P0: a trigger or function on the target raised an exception about this row.

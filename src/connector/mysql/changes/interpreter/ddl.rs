@@ -269,7 +269,12 @@ impl Interpreter {
     fn rename(&mut self, pairs: &[(TableName, TableName)], changes: &mut Changes) {
         let mut gone: HashMap<TableName, Table> = HashMap::new();
         for (from, to) in pairs {
-            if self.later.contains_key(from) || self.later.contains_key(to) {
+            if self.later.contains_key(from) {
+                continue;
+            }
+            if self.later.contains_key(to) {
+                // By its new name it is loaded; by the one it had it is there no more.
+                self.drop_table(from, changes);
                 continue;
             }
             let known = self.by_name.get(from).copied();

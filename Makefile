@@ -14,10 +14,10 @@ test: ## Run every test
 	@scripts/setup.sh test
 	@scripts/test.sh
 
-torture: ## Follow a source through 200 faults and look whether anything is lost: DIRECTION=postgres-mariadb SEED=7 FAULTS=200
+torture: ## Follow a source through 200 kills and look whether anything is lost: DIRECTION=postgres-mariadb SEED=7 KILLS=200
 	@scripts/setup.sh test
 	@cargo build --bins
-	@.venv/bin/python compat-tests/replication/torture.py --direction $(or $(DIRECTION),postgres-postgres) --faults $(or $(FAULTS),200) $(if $(SEED),--seed $(SEED))
+	@.venv/bin/python compat-tests/replication/torture.py --direction $(or $(DIRECTION),postgres-postgres) --kills $(or $(KILLS),200) $(if $(SEED),--seed $(SEED))
 
 bench: ## Measure loads and changes against the databases' own tools; takes some two hours (docs/benchmarks.md)
 	@scripts/setup.sh bench

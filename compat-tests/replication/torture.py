@@ -5,7 +5,7 @@ A random workload runs on the source while dms-local is killed, servers are kill
 the target stands still or takes no writes, and the disk for what waits is full. In the end both databases must hold the
 same rows, and the task's statistics must be those of what the source has committed.
 
-    torture.py --direction postgres-postgres --seed 7 --faults 200
+    torture.py --direction postgres-postgres --seed 7 --kills 200
 
 Everything random comes from the seed; what the machine does in between does not.
 """
@@ -50,7 +50,7 @@ COLUMNS_MAX, MADE_MAX = 6, 4
 # Ends the names of tables that are made with the rows of another, and have no key: of those PostgreSQL logs inserts alone.
 COPIED = "_copy"
 
-CATCH_UP_SECONDS = 300
+CATCH_UP_SECONDS = 300  # and two more for each kill
 
 
 class Proxy:
@@ -507,27 +507,29 @@ class Torture:
 
         wait_until(runs, "the task runs", 60)
 
-    def run(self, faults):
+    def run(self, kills):
+        """Ends after so many kills of servers, and what comes between them."""
         self.workload.start()
         self.task.start()
         self.wait_until_it_runs()
-        kills = 0
+        faults = killed = 0
         weights = [weight for _, weight in self.FAULTS]
-        for number in range(faults):
+        while killed < kills:
             time.sleep(self.random.uniform(0.05, 1.2))
             (fault,) = self.random.choices([fault for fault, _ in self.FAULTS], weights)
-            kills += "kill" in fault.__name__
-            self.say(f"{number + 1}/{faults} {fault.__name__}, {self.workload.number} transactions")
+            faults += 1
+            killed += "kill" in fault.__name__
+            self.say(f"{killed}/{kills} {fault.__name__}, {self.workload.number} transactions")
             fault(self)
             if self.workload.failure is not None:
                 raise self.workload.failure
             self.wait_until_it_runs()
         self.workload.finish()
-        self.check()
-        self.say(f"{faults} faults, {kills} of them kills, {self.workload.number} transactions: nothing lost or doubled")
+        self.check(kills)
+        self.say(f"{faults} faults, {killed} of them kills, {self.workload.number} transactions: nothing lost or doubled")
 
-    def check(self):
-        deadline = time.monotonic() + CATCH_UP_SECONDS
+    def check(self, kills):
+        deadline = time.monotonic() + CATCH_UP_SECONDS + 2 * kills
         with contextlib.closing(self.source.database.connect()) as connection:
             made = self.workload.made(connection.cursor())
         differing = [*self.tables, *made]
@@ -583,7 +585,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--direction", default="postgres-postgres")
     parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--faults", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--no-recovery-table", action="store_true")
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1 << 32)
@@ -611,7 +613,7 @@ def main():
                 not arguments.no_recovery_table,
                 lambda text: print(text, flush=True),
             )
-            torture.run(arguments.faults)
+            torture.run(arguments.kills)
     finally:
         if server.running():
             server.kill9()

@@ -129,8 +129,15 @@ impl Apply<'_> {
             // What is told of it is that it is gone.
             table.tally.touched = false;
             let tally = table.tally;
+            self.created.retain(|created| *created != name);
             self.leave(name, tally);
         } else if let Some(former) = renamed {
+            let created = self.created.len();
+            self.created.retain(|created| *created != former);
+            if before_it.unloaded || self.created.len() < created {
+                // What it was to be loaded for it still is.
+                self.created.push(name);
+            }
             self.leave(former, before_it);
         }
         Ok(())

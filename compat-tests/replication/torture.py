@@ -50,6 +50,9 @@ COLUMNS_MAX, MADE_MAX = 6, 4
 # Ends the names of tables that are made with the rows of another, and have no key: of those PostgreSQL logs inserts alone.
 COPIED = "_copy"
 
+# Between two transactions, on average.
+PAUSE_SECONDS = 0.02
+
 CATCH_UP_SECONDS = 300  # and two more for each kill
 
 
@@ -181,6 +184,8 @@ class Workload(threading.Thread):
                         self.define(connection.cursor())
                     else:
                         self.transaction(connection.cursor())
+                    # What is lost in a fault is found by what comes after it, not by how much that is.
+                    time.sleep(self.random.uniform(0, 2 * PAUSE_SECONDS))
                 except Exception as error:
                     if not is_lost(error):
                         raise

@@ -87,6 +87,10 @@ impl Run {
             table.ended = None;
         });
         task_log!(self.rules.log, SourceUnload, Info, "Start loading table {name}");
+        if let Some(checkpoint) = self.progress.checkpoint() {
+            // A table may go while nobody looks: whoever goes on must know that the target's may have to be taken away.
+            self.progress.advance_and_wait(checkpoint).await;
+        }
         match self.copy(index, &plan, moment.snapshot.as_ref()).await {
             Ok(Copied::All) => {
                 self.progress.update(index, |table| {
@@ -104,7 +108,7 @@ impl Run {
                 self.suspended(index, &name);
                 Ok(())
             }
-            Err(error) if error.kind == ErrorKind::Table => match self.since_planned(&plan).await {
+            Err(error) if error.kind == ErrorKind::Table => match self.since_planned(&plan).await? {
                 Since::Same => self.failed(index, &name, error),
                 Since::Altered => {
                     task_log!(
@@ -129,15 +133,16 @@ impl Run {
     }
 
     /// What became of a table on the source, in a task that learns from the log of what comes instead.
-    async fn since_planned(&self, plan: &TablePlan) -> Since {
+    async fn since_planned(&self, plan: &TablePlan) -> Result<Since> {
         let entry = TableEntry { name: plan.source.name.clone(), kind: plan.source.kind };
         if !self.migration.has_changes() {
-            return Since::Same;
+            return Ok(Since::Same);
         }
         match self.source.describe(&[entry]).await.as_deref() {
-            Ok([]) => Since::Gone,
-            Ok([now, ..]) if now.columns != plan.source.columns => Since::Altered,
-            Ok(_) | Err(_) => Since::Same,
+            Ok([]) => Ok(Since::Gone),
+            Ok([now, ..]) if now.columns != plan.source.columns => Ok(Since::Altered),
+            Err(error) if error.kind == ErrorKind::Recoverable => Err(error.clone()),
+            Ok(_) | Err(_) => Ok(Since::Same),
         }
     }
 

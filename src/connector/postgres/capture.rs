@@ -103,7 +103,10 @@ async fn prepare(
     match plugin {
         Plugin::PgOutput => {
             let audit = if recorded { audit_table(endpoint, client).await? } else { None };
-            let refused = |error: Error| error.into_kind(ErrorKind::Fatal).while_doing("publish the tables");
+            let refused = |error: Error| match error.kind {
+                ErrorKind::Recoverable => error,
+                _ => error.into_kind(ErrorKind::Fatal).while_doing("publish the tables"),
+            };
             publish(client, capture, &candidates, audit.as_ref()).await.map_err(refused)?;
         }
         Plugin::TestDecoding => check_encoding(client).await?,

@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use super::wire::Client;
 use super::{slot, sql};
 use crate::connector::Capture;
-use crate::data::{Error, Result, TableName};
+use crate::data::{Error, ErrorKind, Result, TableName};
 
 /// Versions since which there is something to ask or to write.
 pub const PGOUTPUT_SINCE: u32 = 100_000;
@@ -315,7 +315,11 @@ pub async fn publish(
         return Ok(());
     }
     // In one transaction, so that a table is never in none of them in between.
-    client.query(&statements.join("; ")).await.map(drop)
+    match client.query(&statements.join("; ")).await {
+        // One of them went since it was looked for: then the tables have to be looked for again.
+        Err(error) if error.sqlstate.as_deref() == Some("42P01") => Err(error.into_kind(ErrorKind::Recoverable)),
+        published => published.map(drop),
+    }
 }
 
 /// The tables of those publications that exist.

@@ -45,9 +45,12 @@ async fn beat(endpoint: &Endpoint) -> Result<()> {
     let mut client = endpoint.connect().await?;
     let there = format!("SELECT 1 WHERE pg_catalog.to_regclass({}) IS NOT NULL", sql::literal(&table));
     if client.query(&there).await?.is_empty() {
+        // Of two tasks that begin together one waits, or both would make a sequence.
         let create = format!(
-            "CREATE TABLE IF NOT EXISTS {table} (hb_key serial NOT NULL, hb_created_at timestamp, \
-             hb_created_by varchar(64), hb_last_heartbeat_at timestamp, hb_last_heartbeat_by varchar(64))"
+            "BEGIN; SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext({})); \
+             CREATE TABLE IF NOT EXISTS {table} (hb_key serial NOT NULL, hb_created_at timestamp, \
+             hb_created_by varchar(64), hb_last_heartbeat_at timestamp, hb_last_heartbeat_by varchar(64)); COMMIT",
+            sql::literal(&table)
         );
         client.query(&create).await?;
     }

@@ -127,13 +127,12 @@ impl Run {
         }
     }
 
-    /// Tables that went while a load of them was interrupted are not loaded any more.
+    /// Tables that went before they were loaded, or while that was interrupted, are not loaded any more.
     async fn take_away_abandoned(&self, plans: &[TablePlan]) -> Result<()> {
         let planned: HashSet<&TableName> = plans.iter().map(|plan| &plan.source.name).collect();
         let is_abandoned = |table: &TableProgress| {
             self.migration.has_changes()
-                && table.started.is_some()
-                && table.in_log.schema.is_none()
+                && (table.started.is_some() || table.in_log.schema.is_some())
                 && matches!(table.state, TableState::BeforeLoad | TableState::FullLoad | TableState::Cancelled)
                 && !planned.contains(&table.name)
         };

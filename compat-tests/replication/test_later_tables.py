@@ -164,3 +164,50 @@ def test_a_task_may_begin_without_tables_if_it_is_allowed_to(make_following, pai
     wait_until_alike(following, "t")
     pair.source.execute(f"UPDATE {pair.source.table('t')} SET v = 'followed'")
     wait_until_alike(following, "t")
+
+
+def renamed(source, old, new):
+    return f"ALTER TABLE {source.table(old)} RENAME TO {new if source.is_postgres else source.table(new)}"
+
+
+@in_all_directions
+@pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
+def test_a_new_table_is_taken_under_the_name_it_has_by_then(following, stopped):
+    source, target = following.source, following.target
+    for name in ("t", "gate"):
+        source.create(name, KEYED)
+    source.fill("gate", 1)
+    following.start()
+    following.wait_for_load("t", "gate")
+    gate, first = source.table("gate"), source.table("first_name")
+
+    def work():
+        source.create("first_name", KEYED)
+        source.execute(
+            f"INSERT INTO {first} VALUES (1, 'first'), (2, 'first')",
+            f"DELETE FROM {first} WHERE id = 2",
+            renamed(source, "first_name", "second_name"),
+            f"INSERT INTO {source.table('second_name')} VALUES (3, 'second')",
+            renamed(source, "second_name", "third_name"),
+            f"UPDATE {source.table('third_name')} SET v = 'third' WHERE id = 1",
+        )
+        source.create("short_lived", KEYED)
+        source.execute(f"INSERT INTO {source.table('short_lived')} VALUES (1, 'x')", f"DROP TABLE {source.table('short_lived')}")
+
+    if stopped:
+        following.stop()
+        work()
+        following.resume()
+    else:
+        with target.locked("gate"):
+            source.execute(f"UPDATE {gate} SET v = 'reached' WHERE id = 1")
+            following.wait_until_captured("gate", (0, 1, 0, 0))
+            work()
+    source.execute(f"INSERT INTO {source.table('t')} VALUES (1000, 'last')")
+    following.wait_until_equal("t", "third_name")
+    assert target.rows("third_name") == [(1, "third"), (3, "second")]
+    source.execute(f"INSERT INTO {source.table('third_name')} VALUES (4, 'later')")
+    following.wait_until_equal("third_name")
+    there = lambda: {name for name in target.tables() if not name.startswith("awsdms_")}
+    wait_until(lambda: there() == {"t", "gate", "third_name"}, "the other names are gone")
+    assert following.task.status == "running"

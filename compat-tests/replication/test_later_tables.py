@@ -1,7 +1,7 @@
 """Tables that are loaded, or come into being, while a task follows its source."""
 
 import pytest
-from conftest import wait_until
+from conftest import include, wait_until
 from following import KEYED, LOOSE, busy, following, make_following, wait_until_alike  # noqa: F401
 from pairs import DIRECTIONS, FROM_MARIADB, FROM_POSTGRES, in_all_directions, pair, prepare, with_rule  # noqa: F401
 
@@ -211,3 +211,34 @@ def test_a_new_table_is_taken_under_the_name_it_has_by_then(following, stopped):
     there = lambda: {name for name in target.tables() if not name.startswith("awsdms_")}
     wait_until(lambda: there() == {"t", "gate", "third_name"}, "the other names are gone")
     assert following.task.status == "running"
+
+
+@in_all_directions
+def test_a_table_that_is_renamed_before_it_is_loaded_is_loaded_under_its_new_name(following):
+    source, target = following.source, following.target
+    following.pair.create_both("a_gate", KEYED)
+    source.create("b_first", KEYED)
+    for name in ("a_gate", "b_first"):
+        source.fill(name, 10)
+    with target.held_at("a_gate", 5):
+        one_by_one = {"MaxFullLoadSubTasks": 1, "TargetTablePrepMode": "TRUNCATE_BEFORE_LOAD"}
+        following.start({"FullLoadSettings": one_by_one})
+        following.pair.wait_for(following.task, "a_gate", "Full load")
+        source.execute(renamed(source, "b_first", "b_second"))
+        source.execute(f"INSERT INTO {source.table('b_second')} VALUES (100, 'new')")
+    following.wait_until_equal("a_gate", "b_second")
+    assert len(target.rows("b_second")) == 11
+
+
+@in_all_directions
+def test_a_table_that_is_renamed_to_a_name_that_is_selected_is_loaded(following):
+    source = following.source
+    for name in ("t", "other"):
+        source.create(name, KEYED)
+        source.fill(name, 10)
+    following.start(None, include(following.pair.schema, "t%"))
+    following.wait_for_load("t")
+    source.execute(renamed(source, "other", "t_other"), f"INSERT INTO {source.table('t_other')} VALUES (100, 'new')")
+    following.wait_until_equal("t", "t_other")
+    source.execute(f"DELETE FROM {source.table('t_other')} WHERE id = 3")
+    following.wait_until_equal("t_other")

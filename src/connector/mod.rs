@@ -9,6 +9,7 @@
 mod conformance;
 pub mod mysql;
 pub mod net;
+pub mod noted;
 pub mod postgres;
 #[cfg(test)]
 pub mod testing;

@@ -135,6 +135,8 @@ impl Run {
                 && (table.started.is_some() || table.in_log.schema.is_some())
                 && matches!(table.state, TableState::BeforeLoad | TableState::FullLoad | TableState::Cancelled)
                 && !planned.contains(&table.name)
+                // Mappings may have been changed: what is not selected any more is left alone.
+                && self.rules.mapping.selects(&table.name, TableKind::Table).is_some()
         };
         for table in self.progress.all().into_iter().filter(is_abandoned) {
             let name = self.rules.target_name(&table.name)?;

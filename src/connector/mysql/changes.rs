@@ -158,6 +158,7 @@ impl MySqlChanges {
             collations: Arc::new(server::collations(&mut client).await.map_err(doing)?),
             zone: server::zone(&mut client).await.map_err(doing)?,
             undone: source.undone().clone(),
+            renamed: source.renamed().clone(),
         };
         let stream = EventStream::open(client, id, from, DumpEnd::Never).await.map_err(doing)?;
         let interpreter = Interpreter::new(setting, tables);

@@ -6,8 +6,9 @@ use super::changes::{self, MySqlChanges, Undone};
 use super::type_map::{Declared, source_type};
 use super::wire::Client;
 use super::{Settings, Side, connect, quote_text, snapshot};
+use crate::connector::noted::NotedTables;
 use crate::connector::{
-    Beginning, Capture, ChangeReader, Connection, DurablePlace, Snapshot, Source, StartPoint, TableEntry,
+    Adoption, Beginning, Capture, ChangeReader, Connection, DurablePlace, Snapshot, Source, StartPoint, TableEntry,
 };
 use crate::data::{Column, Family, Position, Result, TableKind, TableName, TableSchema};
 
@@ -22,12 +23,14 @@ pub(super) struct MySqlSource {
     connection: Connection,
     settings: Settings,
     undone: Undone,
+    /// Tables that came to a name that is captured by being renamed: what the log has of their rows begins in the middle.
+    renamed: NotedTables,
 }
 
 impl MySqlSource {
     pub(super) fn new(connection: Connection) -> MySqlSource {
         let settings = Settings::of(&connection);
-        MySqlSource { connection, settings, undone: Undone::default() }
+        MySqlSource { connection, settings, undone: Undone::default(), renamed: NotedTables::default() }
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -41,6 +44,11 @@ impl MySqlSource {
     /// Parts of the log that readers have found to be undone.
     pub(super) fn undone(&self) -> &Undone {
         &self.undone
+    }
+
+    /// Tables that readers have seen come to a name that is captured.
+    pub(super) fn renamed(&self) -> &NotedTables {
+        &self.renamed
     }
 
     pub(super) async fn connect(&self) -> Result<Client> {
@@ -118,6 +126,11 @@ impl Source for MySqlSource {
     }
 
     /// The server keeps its log as long as it was told to, whatever a replica has read.
+    async fn adopt(&self, _: &Capture, tables: &[TableName]) -> Result<Adoption> {
+        let renamed = tables.iter().any(|table| self.renamed.has(table));
+        Ok(if renamed { Adoption::FromNow } else { Adoption::InLog })
+    }
+
     async fn changes(&self, capture: &Capture, from: &Position, _: DurablePlace) -> Result<Box<dyn ChangeReader>> {
         Ok(Box::new(MySqlChanges::start(self, capture, from).await?))
     }

@@ -1,14 +1,12 @@
 //! A PostgreSQL database as a source: what is in its catalog.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
-
 use async_trait::async_trait;
 
 use super::catalog::Catalog;
 use super::snapshot::PostgresSnapshot;
 use super::stream::PostgresChanges;
 use super::{Endpoint, capture, check_version};
+use crate::connector::noted::NotedTables;
 use crate::connector::{
     Adoption, Beginning, Capture, ChangeReader, Connection, DurablePlace, Snapshot, Source, StartPoint, TableEntry,
 };
@@ -21,14 +19,18 @@ const OWN_SCHEMAS: &str = "n.nspname <> 'information_schema' AND n.nspname !~ '^
 pub struct PostgresSource {
     endpoint: Endpoint,
     /// Tables that came to a name that is captured by being renamed, as the readers of this source have met them.
-    renamed: Arc<Mutex<HashSet<TableName>>>,
+    renamed: NotedTables,
     /// Tables that could not be taken into the capture.
-    lacking: Arc<Mutex<HashSet<TableName>>>,
+    lacking: NotedTables,
 }
 
 impl PostgresSource {
     pub fn new(connection: Connection) -> PostgresSource {
-        PostgresSource { endpoint: Endpoint::new(connection), renamed: Arc::default(), lacking: Arc::default() }
+        PostgresSource {
+            endpoint: Endpoint::new(connection),
+            renamed: NotedTables::default(),
+            lacking: NotedTables::default(),
+        }
     }
 
     pub fn endpoint(&self) -> &Endpoint {
@@ -37,19 +39,19 @@ impl PostgresSource {
 
     /// What the log has of this table's rows begins in the middle.
     pub fn note_renamed(&self, table: &TableName) {
-        self.renamed.lock().unwrap_or_else(PoisonError::into_inner).insert(table.clone());
+        self.renamed.note(table.clone());
     }
 
     pub fn note_lacking(&self, table: TableName) {
-        self.lacking.lock().unwrap_or_else(PoisonError::into_inner).insert(table);
+        self.lacking.note(table);
     }
 
     pub fn lacking(&self) -> Vec<TableName> {
-        self.lacking.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.lacking.all()
     }
 
     pub fn was_renamed(&self, table: &TableName) -> bool {
-        self.renamed.lock().unwrap_or_else(PoisonError::into_inner).contains(table)
+        self.renamed.has(table)
     }
 }
 

@@ -20,6 +20,7 @@ use super::statement::{self, Statement};
 use super::tables::Table;
 use super::temporal::Zone;
 use crate::connector::Capture;
+use crate::connector::noted::NotedTables;
 use crate::data::{Changes, Entry, Error, Position, Result, TableName};
 use mapped::Maps;
 
@@ -135,6 +136,7 @@ pub(super) struct Setting {
     pub(super) collations: Arc<HashMap<u16, String>>,
     pub(super) zone: Zone,
     pub(super) undone: Undone,
+    pub(super) renamed: NotedTables,
 }
 
 pub(super) struct Interpreter {

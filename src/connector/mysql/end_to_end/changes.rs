@@ -48,8 +48,8 @@ impl Pair {
         (MARIADB.open_source)(Connection { settings: self.settings.clone(), ..self.server.connection() })
     }
 
-    /// Takes away the files of the log before the one it ends in. The server keeps, without
-    /// a word, a file that somebody still reads: as a reader that is gone does until its thread finds out.
+    /// Takes away the files of the log before the one it ends in. The server keeps, without a word, a file that somebody
+    /// still reads: as a reader that is gone does until its thread finds out.
     async fn purge_log(&self) {
         let Position::Binlog { file, .. } = self.source().log_end().await.unwrap() else { panic!() };
         let started = std::time::Instant::now();

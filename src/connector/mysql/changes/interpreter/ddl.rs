@@ -311,7 +311,7 @@ impl Interpreter {
         self.left_out.remove(name);
         let Some(stored) = self.catalog(name).filter(|stored| stored.kind == "BASE TABLE").cloned() else { return };
         let Some(mut table) = before else {
-            tracing::warn!(table = %name, "a table got a name that the task selects: the rows that it had are not in the log");
+            self.setting.renamed.note(name.clone());
             let index = self.add_table(Table::of_catalog(&stored));
             let number = self.tell(index, changes);
             let version = Arc::new(self.tables[index].version());

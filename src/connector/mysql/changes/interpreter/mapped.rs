@@ -488,7 +488,8 @@ impl RowReader<'_> {
         Ok(at)
     }
 
-    /// Whether the row before is wanted, or tells more than the row after: another key, or what the row is found by where there is none.
+    /// Whether the row before is wanted, or tells more than the row after: another key, or what the row is found by where
+    /// there is none.
     fn needs_old(&self) -> bool {
         let key = &self.captured.key;
         let bytes = |from: u32, to: u32| &self.rows[from as usize..to as usize];

@@ -183,6 +183,7 @@ fn interpreter(tables: Vec<Table>) -> Interpreter {
         collations: Arc::new(HashMap::from([(45, "utf8mb4".to_owned())])),
         zone: Zone::default(),
         undone: Undone::default(),
+        renamed: Default::default(),
     };
     Interpreter::new(setting, tables)
 }

@@ -28,6 +28,8 @@ pub struct Described {
     /// As `pg_class.relreplident`, and the columns of an index that is meant by it.
     replica_identity: String,
     identity_index: Vec<usize>,
+    /// The primary key is checked later (`DEFERRABLE`): the log does not tell rows apart by it.
+    is_key_deferred: bool,
 }
 
 /// The native and DMS types of a column, without a collation.
@@ -175,6 +177,7 @@ async fn describe(client: &mut Client, settings: &Settings, tables: &[TableEntry
             columns: Vec::new(),
             replica_identity: row.next("relreplident")?,
             identity_index: Vec::new(),
+            is_key_deferred: false,
         };
         found.insert(place, described);
     }
@@ -193,7 +196,9 @@ async fn describe(client: &mut Client, settings: &Settings, tables: &[TableEntry
         let place: usize = row.number("place")?;
         let (primary, identity): (bool, bool) = (row.next("indisprimary")? == "t", row.next("indisreplident")? == "t");
         let (parts, numbers): (usize, String) = (row.number("indnkeyatts")?, row.next("indkey")?);
+        let is_deferred = row.next("indimmediate")? == "f";
         if let Some(described) = found.get_mut(&place) {
+            described.is_key_deferred |= primary && is_deferred;
             described.add_key(primary, identity, numbers.split(' ').take(parts));
         }
     }
@@ -223,7 +228,7 @@ impl Described {
     fn identify(&mut self) {
         self.identity = match self.replica_identity.as_str() {
             "f" => (0..self.schema.columns.len()).collect(),
-            "d" => self.schema.primary_key.clone(),
+            "d" if !self.is_key_deferred => self.schema.primary_key.clone(),
             "i" => std::mem::take(&mut self.identity_index),
             _ => Vec::new(),
         };
@@ -261,7 +266,7 @@ fn columns_query(version: u32) -> String {
 fn keys_query(version: u32) -> String {
     let parts = if version >= 110_000 { "i.indnkeyatts" } else { "i.indnatts" };
     format!(
-        "SELECT w.place, i.indisprimary, i.indisreplident, {parts}, i.indkey::text FROM wanted w JOIN pg_index i ON i.indrelid = w.oid \
+        "SELECT w.place, i.indisprimary, i.indisreplident, {parts}, i.indkey::text, i.indimmediate FROM wanted w JOIN pg_index i ON i.indrelid = w.oid \
          JOIN pg_class c ON c.oid = i.indexrelid \
          WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL \
          AND (i.indimmediate OR i.indisprimary) ORDER BY w.place, {parts}, c.relname::text COLLATE \"C\""

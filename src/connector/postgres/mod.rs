@@ -29,7 +29,7 @@
 //!   which is what publications take. Otherwise test_decoding, which decodes the changes of the whole database; it is
 //!   also taken by itself where pgoutput does not send all there is: stored generated columns before version 18, and
 //!   partitioned tables before version 13, which are refused where pgoutput is asked for. It needs a database in UTF8. pglogical is not read.
-//! - A primary key or another replica identity. Of a table without one INSERT and TRUNCATE are captured alone, as DMS
+//! - A primary key that is not `DEFERRABLE`, or another replica identity. Of a table without one INSERT and TRUNCATE are captured alone, as DMS
 //!   does. With pgoutput a table that loses its key cannot be updated on the source until the task has seen that, which
 //!   is at once or when it starts; one that gets a key is given up ("Table error") until it is loaded again, because what
 //!   is updated in it before it is published anew is nowhere in the log. So is one that is another user's.

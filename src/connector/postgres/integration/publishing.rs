@@ -1,6 +1,6 @@
 //! Tables that are others than when they were published.
 
-use super::log::{Log, capture};
+use super::log::{Log, PLUGINS, capture};
 use super::*;
 use crate::connector::{Adoption, Capture};
 
@@ -90,5 +90,19 @@ async fn a_table_of_another_user_is_told_and_the_others_go_on() {
         assert_eq!(rows, ["t", "lost"], "{told}");
         position = log.resume.clone().unwrap();
         capture.tables.push(pair.describe("public", "theirs").await);
+    }
+}
+
+/// The server tells no rows apart by such a key, and refuses updates in what is published as if it did.
+#[tokio::test]
+async fn a_key_that_is_checked_later_is_none() {
+    for plugin in PLUGINS {
+        let setup = "CREATE TABLE t (a int PRIMARY KEY DEFERRABLE)";
+        let pair = Pair::with(setup, json!({ "PluginName": plugin }));
+        let (mut log, _) = Log::begin(&pair, Format::Text).await;
+        pair.source_sql("INSERT INTO t VALUES (1); UPDATE t SET a = 2; DELETE FROM t");
+        let told = log.rest(&pair).await;
+        let rows: Vec<&str> = told.lines().filter(|line| *line != "Commit" && !line.starts_with("t:")).collect();
+        assert_eq!(rows, ["Insert t ->(1)"], "{plugin} {told}");
     }
 }

@@ -12,12 +12,12 @@ cd "$(dirname "$0")/.."
 packages=()
 optional=()
 
-# need PACKAGE WHY COMMAND…: notes the package unless one of the commands is there.
+# need PACKAGE WHY COMMAND…: notes the package unless one of the commands or files is there.
 need() {
     local package=$1 why=$2 command
     shift 2
     for command in "$@"; do
-        if [ -x "$command" ] || command -v "$command" >/dev/null; then return; fi
+        if [ -e "$command" ] || command -v "$command" >/dev/null; then return; fi
     done
     printf '  %-20s %s\n' "$package" "$why"
     packages+=("$package")
@@ -31,6 +31,16 @@ want() {
         optional+=("$1")
         unset 'packages[-1]'
     fi
+}
+
+# The major version of PostgreSQL that is installed, or that would be.
+postgres_major() {
+    local major
+    major=$(for folder in /usr/lib/postgresql/*/; do basename "$folder"; done | grep -x '[0-9]*' | sort -n | tail -n 1 || true)
+    if [ -z "$major" ] && command -v apt-cache >/dev/null; then
+        major=$(LC_ALL=C apt-cache policy postgresql | sed -n 's/^ *Candidate: \([0-9]*\).*/\1/p')
+    fi
+    echo "${major:-15}"
 }
 
 as_root() {
@@ -114,7 +124,12 @@ fi
 for purpose in "$@"; do
     case $purpose in
     demo) ;;
-    test) want awscli "AWS CLI v2, one of the clients of the tests" /usr/bin/aws /usr/local/bin/aws ;;
+    test)
+        want awscli "AWS CLI v2, one of the clients of the tests" /usr/bin/aws /usr/local/bin/aws
+        major=$(postgres_major)
+        want "postgresql-$major-pglogical" "PostgreSQL's pglogical, through which changes are read, too" \
+            "/usr/lib/postgresql/$major/lib/pglogical.so"
+        ;;
     bench)
         want pgcopydb "copies PostgreSQL, for comparison" pgcopydb
         want pgloader "copies MariaDB to PostgreSQL, for comparison" pgloader

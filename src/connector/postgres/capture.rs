@@ -1,11 +1,14 @@
-//! What a task has on its source: a slot, publications, and the record of statements that define tables.
+//! What a task has on its source: a slot, publications or replication sets, and the record of statements that define
+//! tables.
 //!
 //! A replication slot makes the server keep its log and gives the snapshot that the log begins after. What is read
-//! through pgoutput is published, too. All but the record goes when the task is deleted; that is left, as DMS leaves it.
+//! through pgoutput is published, too, and what is read through pglogical is in replication sets. All but the record goes
+//! when the task is deleted; that is left, as DMS leaves it.
 //! <https://www.postgresql.org/docs/current/protocol-replication.html>
 
 use super::ddl::{self, AUDIT_TABLE};
-use super::publication::{self, candidates, publish, publishable};
+use super::publication::{self, Candidate, Lacking, candidates, publish, publishable};
+use super::replication_set;
 use super::settings::PluginChoice;
 use super::slot::{self, Created, Plugin, Slot};
 use super::snapshot::PostgresSnapshot;
@@ -68,21 +71,35 @@ async fn start_at(endpoint: &Endpoint, capture: &Capture, position: &Position) -
     check_version(&client)?;
     let (found, plugin) = slot.claim(&mut client).await?;
     found.check_place(position)?;
+    if plugin == Plugin::Pglogical {
+        replication_set::check(&mut client).await?;
+        let candidates = candidates(&mut client, &names(capture)).await?;
+        replication_set::check_place(&mut client, &slot, position, &candidates).await?;
+    }
     prepare(endpoint, &mut client, capture, Some(plugin)).await?;
     Ok(position.clone())
 }
 
 /// Takes away what an earlier run has left and makes all but the slot, for the plugin of the slot or a new one. The
-/// publications that go with a slot of the user stay: its log may be read again from where they were there already.
+/// publications and sets that go with a slot of the user stay: its log may be read again from where they were there already.
 async fn prepare(
     endpoint: &Endpoint,
     client: &mut Client,
     capture: &Capture,
     chosen: Option<Plugin>,
 ) -> Result<Plugin> {
+    let is_pglogical = match chosen {
+        Some(plugin) => plugin == Plugin::Pglogical,
+        None => endpoint.settings.plugin == PluginChoice::Pglogical,
+    };
+    if is_pglogical {
+        replication_set::check(client).await?;
+        check_encoding(client, Plugin::Pglogical).await?;
+    }
     slot::drop(client, &capture.task).await?;
     if chosen.is_none() {
         publication::drop_all(client, &capture.task).await?;
+        replication_set::drop_all(client, &capture.task).await?;
     }
     let recorded = endpoint.settings.capture_ddls && ddl::record(endpoint).await?;
     let candidates = candidates(client, &names(capture)).await?;
@@ -93,34 +110,34 @@ async fn prepare(
             PluginChoice::PgOutput => Plugin::PgOutput,
             PluginChoice::NoPreference if publication::suits(client, capture, &candidates).await? => Plugin::PgOutput,
             PluginChoice::NoPreference => Plugin::TestDecoding,
-            PluginChoice::Pglogical => return Err(without_pglogical(client).await?),
+            PluginChoice::Pglogical => Plugin::Pglogical,
             PluginChoice::Other(name) => {
                 let what = format!("PluginName {name} is not supported");
-                return Err(Error::fatal(format!("{what}: pgoutput and test-decoding are")));
+                return Err(Error::fatal(format!("{what}: pglogical, pgoutput and test-decoding are")));
             }
         },
     };
     match plugin {
         Plugin::PgOutput => {
             let audit = if recorded { audit_table(endpoint, client).await? } else { None };
-            let refused = |error: Error| match error.kind {
-                ErrorKind::Recoverable => error,
-                _ => error.into_kind(ErrorKind::Fatal).while_doing("publish the tables"),
-            };
-            publish(client, capture, &candidates, audit.as_ref()).await.map_err(refused)?;
+            publish(client, capture, &candidates, audit.as_ref()).await.map_err(|error| refused(error, "publish"))?;
         }
-        Plugin::TestDecoding => check_encoding(client).await?,
+        Plugin::Pglogical => {
+            let slot = Slot::of(endpoint, &capture.task);
+            let audit = recorded.then(|| TableName::new(&endpoint.settings.ddl_artifacts_schema, AUDIT_TABLE));
+            let added = replication_set::add(client, &slot, capture, &candidates, audit.as_ref()).await;
+            added.map_err(|error| refused(error, "take into replication sets"))?;
+        }
+        Plugin::TestDecoding => check_encoding(client, plugin).await?,
     }
     Ok(plugin)
 }
 
-/// Why pglogical is not read.
-async fn without_pglogical(client: &mut Client) -> Result<Error> {
-    let there = "SELECT 1 FROM pg_catalog.pg_available_extensions WHERE name = 'pglogical'";
-    Ok(Error::fatal(match client.query(there).await?.is_empty() {
-        true => "PluginName pglogical: the server does not have the extension pglogical",
-        false => "PluginName pglogical is not supported: pgoutput and test-decoding are",
-    }))
+fn refused(error: Error, what: &str) -> Error {
+    match error.kind {
+        ErrorKind::Recoverable => error,
+        _ => error.into_kind(ErrorKind::Fatal).while_doing(format!("{what} the tables")),
+    }
 }
 
 /// The table of recorded statements, if the user may publish it.
@@ -138,14 +155,15 @@ async fn audit_table(endpoint: &Endpoint, client: &mut Client) -> Result<Option<
     Ok(None)
 }
 
-/// What test_decoding writes comes as it is stored.
-async fn check_encoding(client: &mut Client) -> Result<()> {
+/// What test_decoding and pglogical write comes as it is stored.
+async fn check_encoding(client: &mut Client, plugin: Plugin) -> Result<()> {
     let encoding = client.query("SELECT pg_catalog.getdatabaseencoding()").await?.pop().and_then(|mut row| row.pop());
     match encoding.flatten().as_deref() {
-        Some("UTF8" | "SQL_ASCII") => Ok(()),
+        Some("UTF8") => Ok(()),
+        Some("SQL_ASCII") if plugin == Plugin::TestDecoding => Ok(()),
         other => Err(Error::fatal(format!(
-            "test_decoding sends text as it is stored, which can be read from databases of the encoding UTF8: this one \
-             is of {}",
+            "{} sends text as it is stored, which can be read from databases of the encoding UTF8: this one is of {}",
+            plugin.name(),
             other.unwrap_or_default()
         ))),
     }
@@ -159,10 +177,15 @@ pub async fn snapshot_in_log(endpoint: &Endpoint, capture: &Capture, readers: us
     let slot = Slot::of(endpoint, &capture.task);
     let found = slot.find(&mut client).await.map_err(doing)?.ok_or_else(|| doing(slot.missing()))?;
     let plugin = found.plugin().map_err(doing)?;
-    if plugin == Plugin::PgOutput && !capture.tables.is_empty() {
+    if plugin != Plugin::TestDecoding && !capture.tables.is_empty() {
         let found = candidates(&mut client, &names(capture)).await.map_err(doing)?;
-        let (suiting, _) = publishable(&client, capture, found);
-        publish(&mut client, capture, &suiting, None).await.map_err(doing)?;
+        let (suiting, _) = suiting(&client, plugin, capture, found);
+        match plugin {
+            Plugin::Pglogical => {
+                replication_set::add(&mut client, &slot, capture, &suiting, None).await.map_err(doing)?
+            }
+            _ => publish(&mut client, capture, &suiting, None).await.map_err(doing)?,
+        }
     }
     let created = slot::create_temporary(endpoint, capture, plugin).await.map_err(doing)?;
     let Created { session, position, snapshot } = created;
@@ -206,19 +229,24 @@ pub async fn adopt(source: &PostgresSource, capture: &Capture, tables: &[TableNa
     let mut client = source.endpoint().connect().await.map_err(doing)?;
     let slot = Slot::of(source.endpoint(), &capture.task);
     let found = slot.find(&mut client).await.map_err(doing)?.ok_or_else(|| doing(slot.missing()))?;
-    match found.plugin().map_err(doing)? {
-        Plugin::PgOutput => {
+    let plugin = found.plugin().map_err(doing)?;
+    match plugin {
+        Plugin::PgOutput | Plugin::Pglogical => {
             // Of those that the reader is not told of it tells that they are lacking.
             let found = candidates(&mut client, tables).await.map_err(doing)?;
-            let (suiting, lacking) = publishable(&client, capture, found);
+            let (mut all, lacking) = suiting(&client, plugin, capture, found);
             lacking.into_iter().for_each(|(table, _)| source.note_lacking(table));
+            if plugin == Plugin::Pglogical {
+                replication_set::add(&mut client, &slot, capture, &all, None).await.map_err(doing)?;
+                return Ok(Adoption::FromNow);
+            }
             // A partition that is captured by itself changes how its parent is published; nothing else has changed.
             let known: Vec<TableName> = names(capture).into_iter().filter(|name| !tables.contains(name)).collect();
             let lacking = publication::review(&mut client, capture, &known).await.map_err(doing)?;
-            let mut all = candidates(&mut client, &known).await.map_err(doing)?;
-            all.retain(|known| !lacking.iter().any(|(table, _)| *table == known.name));
-            all.extend(suiting);
-            publish(&mut client, capture, &all, None).await.map_err(doing)?;
+            let mut known = candidates(&mut client, &known).await.map_err(doing)?;
+            known.retain(|known| !lacking.iter().any(|(table, _)| *table == known.name));
+            known.append(&mut all);
+            publish(&mut client, capture, &known, None).await.map_err(doing)?;
             Ok(Adoption::FromNow)
         }
         // Rows that a table had under a name that is not captured are nowhere in what was read.
@@ -227,14 +255,44 @@ pub async fn adopt(source: &PostgresSource, capture: &Capture, tables: &[TableNa
     }
 }
 
+/// Those of which all changes can be had, and the others.
+fn suiting(
+    client: &Client,
+    plugin: Plugin,
+    capture: &Capture,
+    candidates: Vec<Candidate>,
+) -> (Vec<Candidate>, Vec<Lacking>) {
+    match plugin {
+        Plugin::PgOutput => publishable(client, capture, candidates),
+        Plugin::Pglogical => replication_set::suiting(capture, candidates),
+        Plugin::TestDecoding => (candidates, Vec::new()),
+    }
+}
+
+/// Looks at tables again that may be others since they were taken into what is read.
+pub async fn review(
+    endpoint: &Endpoint,
+    client: &mut Client,
+    plugin: Plugin,
+    capture: &Capture,
+    names: &[TableName],
+) -> Result<Vec<Lacking>> {
+    match plugin {
+        Plugin::PgOutput => publication::review(client, capture, names).await,
+        Plugin::Pglogical => replication_set::review(client, &Slot::of(endpoint, &capture.task), capture, names).await,
+        Plugin::TestDecoding => Ok(Vec::new()),
+    }
+}
+
 pub fn names(capture: &Capture) -> Vec<TableName> {
     capture.tables.iter().map(|table| table.name.clone()).collect()
 }
 
-/// Drops the slot and the publications of a task.
+/// Drops the slot, the publications and the replication sets of a task.
 pub async fn end(endpoint: &Endpoint, task: &str) -> Result<()> {
     let doing = |error: Error| error.while_doing("end the capture of changes");
     let mut client = endpoint.connect().await.map_err(doing)?;
     slot::drop(&mut client, task).await.map_err(doing)?;
-    publication::drop_all(&mut client, task).await.map_err(doing)
+    publication::drop_all(&mut client, task).await.map_err(doing)?;
+    replication_set::drop_all(&mut client, task).await.map_err(doing)
 }

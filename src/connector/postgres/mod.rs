@@ -28,27 +28,38 @@
 //! - With pgoutput, the default where it can be had: version 10, `CREATE` on the database and ownership of the tables,
 //!   which is what publications take. Otherwise test_decoding, which decodes the changes of the whole database; it is
 //!   also taken by itself where pgoutput does not send all there is: stored generated columns before version 18, and
-//!   partitioned tables before version 13, which are refused where pgoutput is asked for. It needs a database in UTF8. pglogical is not read.
-//! - A primary key that is not `DEFERRABLE`, or another replica identity. Of a table without one INSERT and TRUNCATE are captured alone, as DMS
-//!   does. With pgoutput a table that loses its key cannot be updated on the source until the task has seen that, which
-//!   is at once or when it starts; one that gets a key is given up ("Table error") until it is loaded again, because what
-//!   is updated in it before it is published anew is nowhere in the log. So is one that is another user's.
+//!   partitioned tables before version 13, which are refused where pgoutput is asked for. It needs a database in UTF8.
+//! - `PluginName=pglogical`: the extension pglogical 2 in `shared_preload_libraries` and in the database, which is in UTF8;
+//!   `USAGE` on its schema and `SELECT` on its tables; no ownership. The task has two replication sets, named as DMS names
+//!   them, and makes the node that they need (`dms_local`) where there is none; it goes with the last task. Partitioned
+//!   tables, whose partitions can be captured instead, and `REPLICA IDENTITY FULL` are refused. A table is taken into a set
+//!   when no transaction writes to it. What pglogical asks of applications: whoever runs TRUNCATE or DROP needs `USAGE` on
+//!   the schema as soon as there is a node, and a table in a set is dropped by `DROP TABLE … CASCADE`. It leaves a trigger
+//!   on the tables, which does nothing without a set.
+//! - A primary key that is not `DEFERRABLE`, or another replica identity. Of a table without one INSERT and TRUNCATE are
+//!   captured alone, as DMS does. With pgoutput a table that loses its key cannot be updated on the source until the task has seen that, which
+//!   is at once or when it starts. With pgoutput and pglogical one that gets a key is given up ("Table error") until it is
+//!   loaded again, because what is updated in it before it is taken in anew is nowhere in the log. So is, with pgoutput,
+//!   one that is another user's.
 //!
 //! How changes are read:
-//! - A task has one slot, named like DMS's, and publications (`dms_…`) beside it; both go with the task. A slot that
-//!   `SlotName` names is read and never dropped, and decides the plugin; a start at an LSN needs one. With pgoutput such
-//!   a slot can be read from where the task's publications have come into being.
+//! - A task has one slot, named like DMS's, and publications (`dms_…`) or replication sets beside it; all go with the task.
+//!   A slot that `SlotName` names is read and never dropped, and decides the plugin; a start at an LSN needs one. With
+//!   pgoutput such a slot can be read from where the task's publications have come into being. With pglogical it needs the
+//!   sets `{slot}` and `i{slot}`, with all tables in them since before the place that is read from: of that the server says
+//!   nothing, and what happened earlier is not sent.
 //! - Statements that define tables are recorded by the event trigger that DMS makes too (`CaptureDdls`,
 //!   `awsdms_ddl_audit` in `DdlArtifactsSchema`), which takes a superuser, and stays. Without it, and for statements
 //!   that functions run, a changed table is recognised by its rows; then a renamed last column may look like a new one.
-//!   The values that a DEFAULT gives to rows that are there already are not changes. A table that is renamed to a name
+//!   Of types pglogical's rows show nothing: what the record does not tell is taken from the catalog, which may be ahead
+//!   of the log. The values that a DEFAULT gives to rows that are there already are not changes. A table that is renamed to a name
 //!   that is not captured counts as dropped, one renamed to a captured name as new.
 //! - Rows of partitions are told as those of the nearest captured table: themselves, or what they are a part of. To
 //!   attach, detach, drop or empty a partition changes nothing on the target, as with DMS. Children by inheritance are
 //!   tables of their own. Before version 15 of PostgreSQL rows of a partition that was taken out go on to come with
 //!   pgoutput.
-//! - TRUNCATE is in the log from version 11 on. Columns that the server computes are in it with test_decoding, and with
-//!   pgoutput from version 18 on if they are stored.
+//! - TRUNCATE is in the log from version 11 on, with pglogical always. Columns that the server computes are in it with
+//!   test_decoding and pglogical, and with pgoutput from version 18 on if they are stored.
 //! - A value has to fit into memory, and twice while it is taken over; the server sends none beyond a gigabyte.
 //!
 //! Endpoint settings that change what this release does: `AfterConnectScript`, `CaptureDdls`, `DdlArtifactsSchema`,
@@ -68,6 +79,7 @@ mod datetime;
 mod ddl;
 mod heartbeat;
 mod publication;
+mod replication_set;
 mod settings;
 mod slot;
 mod snapshot;

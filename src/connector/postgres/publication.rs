@@ -27,10 +27,12 @@ const AT_ONCE: usize = 500;
 pub struct Candidate {
     pub name: TableName,
     /// Its changes are in the log at all.
-    logged: bool,
-    partitioned: bool,
+    pub logged: bool,
+    pub partitioned: bool,
     /// Rows can be told apart, here and in all partitions that there are or will be.
-    identified: bool,
+    pub identified: bool,
+    /// … by all their columns (`REPLICA IDENTITY FULL`).
+    pub by_whole_rows: bool,
     /// The user may publish it.
     owned: bool,
     /// It has columns that the server computes and stores.
@@ -40,7 +42,7 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    fn is_captured_in_parts(&self, capture: &Capture) -> bool {
+    pub fn is_captured_in_parts(&self, capture: &Capture) -> bool {
         !self.descendants.is_empty() && self.descendants.iter().all(|descendant| (capture.selects)(descendant))
     }
 
@@ -106,8 +108,8 @@ async fn look(client: &mut Client, names: &[TableName]) -> Result<Vec<Candidate>
          AND EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate) \
          AND NOT EXISTS (SELECT FROM tree JOIN pg_catalog.pg_class leaf ON leaf.oid = tree.member \
          AND leaf.relkind = 'r' WHERE tree.place = c.place AND NOT {}) END, \
-         pg_catalog.pg_has_role(c.relowner, 'USAGE'), {computed}, NULL, NULL FROM wanted c \
-         UNION ALL SELECT tree.place, NULL, NULL, NULL, NULL, NULL, n.nspname, c.relname \
+         c.relreplident = 'f', pg_catalog.pg_has_role(c.relowner, 'USAGE'), {computed}, NULL, NULL FROM wanted c \
+         UNION ALL SELECT tree.place, NULL, NULL, NULL, NULL, NULL, NULL, n.nspname, c.relname \
          FROM tree JOIN wanted w ON w.place = tree.place AND w.oid <> tree.member \
          JOIN pg_catalog.pg_class c ON c.oid = tree.member JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace",
         sql::numbered(names),
@@ -117,7 +119,9 @@ async fn look(client: &mut Client, names: &[TableName]) -> Result<Vec<Candidate>
     let mut found: HashMap<usize, Candidate> = HashMap::new();
     let mut descendants: Vec<(usize, TableName)> = Vec::new();
     for row in client.query(&statement).await? {
-        let [place, logged, partitioned, identified, owned, computed, schema, table] = &row[..] else { continue };
+        let [place, logged, partitioned, identified, whole, owned, computed, schema, table] = &row[..] else {
+            continue;
+        };
         let Some(place) = place.as_ref().and_then(|place| place.parse::<usize>().ok()) else { continue };
         if let (Some(schema), Some(table)) = (schema, table) {
             descendants.push((place, TableName::new(schema, table)));
@@ -130,6 +134,7 @@ async fn look(client: &mut Client, names: &[TableName]) -> Result<Vec<Candidate>
             logged: is(logged),
             partitioned: is(partitioned),
             identified: is(identified),
+            by_whole_rows: is(whole),
             owned: is(owned),
             computed: is(computed),
             descendants: Vec::new(),

@@ -36,14 +36,18 @@ const REASON_SINCE: u32 = 170_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plugin {
     PgOutput,
+    Pglogical,
     TestDecoding,
 }
 
 impl Plugin {
+    const ALL: [Plugin; 3] = [Plugin::PgOutput, Plugin::Pglogical, Plugin::TestDecoding];
+
     /// As the server knows it.
     pub fn name(self) -> &'static str {
         match self {
             Plugin::PgOutput => "pgoutput",
+            Plugin::Pglogical => "pglogical_output",
             Plugin::TestDecoding => "test_decoding",
         }
     }
@@ -159,9 +163,9 @@ impl Found {
                  the task has to be started anew; a larger max_slot_wal_keep_size keeps more"
             )));
         }
-        [Plugin::PgOutput, Plugin::TestDecoding].into_iter().find(|known| known.name() == plugin).ok_or_else(|| {
+        Plugin::ALL.into_iter().find(|known| known.name() == plugin).ok_or_else(|| {
             let what = format!("replication slot {name} was made for the plugin {plugin}");
-            Error::fatal(format!("{what}: pgoutput and test_decoding can be read"))
+            Error::fatal(format!("{what}: pgoutput, pglogical_output and test_decoding can be read"))
         })
     }
 

@@ -19,12 +19,13 @@ pub fn table(name: &TableName) -> String {
     quoted
 }
 
+/// Advisory locks of two numbers are kept apart from those of one, which applications use more; the first says whose it is.
+pub const DMS_LOCAL: i32 = 0x0044_4d53;
+
 /// The key of a table that is loaded, among the database's advisory locks. A writer shares it as long as its session
 /// lives; whoever empties the table waits for all of them. So nothing that a load has left behind in the buffers of a
 /// connection, of a task that was stopped or killed a moment ago, comes in after the table was emptied.
 pub fn load_lock(name: &TableName) -> String {
-    // Locks of two numbers are kept apart from those of one, which applications use more; the first says whose it is.
-    const DMS_LOCAL: i32 = 0x0044_4d53;
     let catalog = "pg_catalog";
     format!("{DMS_LOCAL}, {}::{catalog}.regclass::{catalog}.oid::{catalog}.int4", literal(&table(name)))
 }

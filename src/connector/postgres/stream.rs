@@ -10,6 +10,7 @@ mod later;
 mod line;
 mod log;
 mod pace;
+mod pglogical;
 mod pgoutput;
 mod question;
 mod relation;
@@ -23,23 +24,24 @@ use async_trait::async_trait;
 use bytes::{BufMut, BytesMut};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::capture::names;
+use super::capture::{self, names};
 use super::catalog::Catalog;
+use super::ddl::AUDIT_TABLE;
 use super::heartbeat::Heartbeat;
 use super::publication::Lacking;
 use super::slot::{self, Plugin, Slot};
 use super::source::PostgresSource;
 use super::wire::{Client, LOG_SESSION, REPLICATION_SQL_SINCE, ServerError};
-use super::{Endpoint, publication, sql};
+use super::{Endpoint, publication, replication_set, sql};
 use crate::connector::{Capture, ChangeReader, DurablePlace};
-use crate::data::{Changes, Entry, Error, ErrorKind, Position, Result};
+use crate::data::{Changes, Entry, Error, ErrorKind, Position, Result, TableName};
 use later::Later;
 use line::TestDecoding;
 use log::{Log, malformed};
 use pace::Pace;
 use pgoutput::EPOCH_MICROS;
 use question::{Answer, Facts, Question, Step, Taken, ask};
-use relation::PgOutput;
+use relation::{Relations, Sender};
 
 /// How often the server hears of us when there is nothing to say. It gives us up after `wal_sender_timeout`, as a rule
 /// 60 s; where that is shorter, it hears of us this often within it.
@@ -84,7 +86,7 @@ pub struct PostgresChanges {
 }
 
 enum Decoder {
-    PgOutput(PgOutput),
+    Relations(Relations),
     TestDecoding(TestDecoding),
 }
 
@@ -124,14 +126,17 @@ impl PostgresChanges {
         let mut names = names(capture);
         let described = catalog.tables(&names).await?;
         let log = Log::new(source, capture, plugin, &mut catalog, &described, lsn).await?;
-        let lacking = match plugin {
-            Plugin::PgOutput => {
-                let noted = source.lacking().into_iter().filter(|table| !names.contains(table)).collect::<Vec<_>>();
-                names.extend(noted);
-                publication::review(&mut session, capture, &names).await?
-            }
-            Plugin::TestDecoding => Vec::new(),
-        };
+        if plugin != Plugin::TestDecoding {
+            let noted = source.lacking().into_iter().filter(|table| !names.contains(table)).collect::<Vec<_>>();
+            names.extend(noted);
+        }
+        let lacking = capture::review(endpoint, &mut session, plugin, capture, &names).await?;
+        let (mut sets, mut sender) = (String::new(), Sender::PgOutput);
+        if plugin == Plugin::Pglogical {
+            let audit = TableName::new(&endpoint.settings.ddl_artifacts_schema, AUDIT_TABLE);
+            let (names, statements) = replication_set::names(&mut session, &slot, &capture.task, &audit).await?;
+            (sets, sender) = (names, Sender::Pglogical { statements: statements && endpoint.settings.capture_ddls });
+        }
         drop(session);
         let mut client = slot::connect(endpoint).await?;
         let mut status_interval = STATUS_INTERVAL;
@@ -144,7 +149,11 @@ impl PostgresChanges {
             status_interval = timeout.map_or(STATUS_INTERVAL, |timeout| timeout / STATUSES_PER_TIMEOUT);
         }
         let status_interval = status_interval.min(STATUS_INTERVAL);
-        let options = options(plugin, source, &capture.task, client.version());
+        let names = match plugin {
+            Plugin::PgOutput => publication::names(&capture.task, client.version()),
+            Plugin::Pglogical | Plugin::TestDecoding => sets,
+        };
+        let options = options(plugin, &names, endpoint.settings.local_changes_only, client.version());
         let name = sql::identifier(slot.name());
         client.start_stream(&format!("START_REPLICATION SLOT {name} LOGICAL {from} ({options})")).await?;
         let now = Instant::now();
@@ -154,7 +163,7 @@ impl PostgresChanges {
             capture: capture.clone(),
             log,
             decoder: match plugin {
-                Plugin::PgOutput => Decoder::PgOutput(PgOutput::new(&described)),
+                Plugin::PgOutput | Plugin::Pglogical => Decoder::Relations(Relations::new(sender, &described)),
                 Plugin::TestDecoding => Decoder::TestDecoding(TestDecoding::new(&described)),
             },
             open: None,
@@ -214,7 +223,7 @@ impl PostgresChanges {
                 let (header, body) = rest.split_first_chunk::<24>().ok_or_else(|| malformed("a WAL message"))?;
                 let place = header.first_chunk().map_or(0, |place| u64::from_be_bytes(*place));
                 let taken = match &mut self.decoder {
-                    Decoder::PgOutput(decoder) => decoder.take(body, &mut self.log, changes)?,
+                    Decoder::Relations(decoder) => decoder.take(body, &mut self.log, changes)?,
                     Decoder::TestDecoding(decoder) => decoder.take(body, place, &mut self.log, changes)?,
                 };
                 if let Taken::Ask(question) = taken {
@@ -272,7 +281,7 @@ impl Open {
     fn step(&mut self, decoder: &mut Decoder, log: &mut Log, changes: &mut Changes) -> Result<Step> {
         let facts = &mut self.facts;
         match (&self.question, decoder) {
-            (Question::Relation(relation), Decoder::PgOutput(decoder)) => decoder.meet(relation, facts, log, changes),
+            (Question::Relation(relation), Decoder::Relations(decoder)) => decoder.meet(relation, facts, log, changes),
             (Question::Line(line), Decoder::TestDecoding(decoder)) => decoder.meet(line, facts, log, changes),
             (Question::Statement(recorded), decoder) => {
                 let (step, changed) = log.define(recorded, facts, changes);
@@ -306,14 +315,21 @@ async fn sender_timeout(client: &mut Client) -> Result<Option<Duration>> {
     Ok(ms.and_then(|ms| ms.parse().ok()).filter(|ms| *ms > 0).map(Duration::from_millis))
 }
 
-/// What the plugin is told.
-fn options(plugin: Plugin, source: &PostgresSource, task: &str, version: u32) -> String {
-    let local_only = source.endpoint().settings.local_changes_only;
+/// What the plugin is told; `names` are those of publications or replication sets.
+fn options(plugin: Plugin, names: &str, local_only: bool, version: u32) -> String {
+    let names = sql::literal(names);
     match plugin {
         Plugin::PgOutput => {
-            let names = sql::literal(&publication::names(task, version));
             let origin = if local_only && version >= ORIGIN_SINCE { ", origin 'none'" } else { "" };
             format!("proto_version '1', publication_names {names}{origin}")
+        }
+        Plugin::Pglogical => {
+            let origin = if local_only { "" } else { ", \"pglogical.forward_origins\" 'all'" };
+            format!(
+                "startup_params_format '1', min_proto_version '1', max_proto_version '1', proto_format 'native', \
+                 expected_encoding 'UTF8', \"binary.want_internal_basetypes\" '0', \"binary.want_binary_basetypes\" '0', \
+                 \"pglogical.replication_set_names\" {names}{origin}"
+            )
         }
         Plugin::TestDecoding => {
             let origin = if local_only { ", \"only-local\" '1'" } else { "" };

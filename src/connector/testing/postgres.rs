@@ -18,6 +18,28 @@ pub fn postgres_server() -> &'static PostgresServer {
     SERVER.get_or_init(|| PostgresServer::start(""))
 }
 
+/// The same with pglogical, which has to be loaded when a server starts; `None` where it is not there to be loaded. On the
+/// version that the project is tested with it has to be there.
+pub fn pglogical_server() -> Option<&'static PostgresServer> {
+    static SERVER: OnceLock<Option<PostgresServer>> = OnceLock::new();
+    let start = || {
+        let binaries = binaries();
+        if binaries.with_file_name("lib").join("pglogical.so").exists() {
+            // Each database of a node has a worker.
+            return Some(PostgresServer::start("shared_preload_libraries = 'pglogical'\nmax_worker_processes = 200"));
+        }
+        let version = Command::new(binaries.join("postgres")).arg("--version").output().unwrap().stdout;
+        let version = String::from_utf8_lossy(&version).trim_end().to_owned();
+        assert!(
+            !version.contains(" 15."),
+            "the tests need pglogical: install the package postgresql-15-pglogical, as scripts/setup.sh test does"
+        );
+        eprintln!("pglogical is not installed for {version}: nothing is tested with it");
+        None
+    };
+    SERVER.get_or_init(start).as_ref()
+}
+
 /// Names a folder of PostgreSQL's binaries to test with instead of the newest that is installed.
 const BINARIES: &str = "DMS_LOCAL_TEST_POSTGRES";
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use super::log::{Log, PLUGINS, capture, count};
+use super::log::{BUILT_IN, Log, capture, count, plugins};
 use super::*;
 use crate::connector::Capture;
 use crate::data::{Changes, Entry, ErrorKind, Position};
@@ -87,7 +87,7 @@ async fn confirm(pair: &Pair, log: &mut Log, place: &Position) {
 
 #[tokio::test]
 async fn a_place_is_confirmed_while_nobody_reads() {
-    for plugin in PLUGINS {
+    for plugin in plugins() {
         let pair = Pair::with("CREATE TABLE t (a int PRIMARY KEY)", json!({ "PluginName": plugin }));
         let (mut log, _) = Log::begin(&pair, Format::Text).await;
         pair.source_sql("INSERT INTO t VALUES (1)");
@@ -214,7 +214,7 @@ async fn a_reader_that_nobody_asks_goes_on_where_it_was() {
 
 #[tokio::test]
 async fn the_end_of_a_transaction_is_told_though_its_rows_came_before() {
-    for plugin in PLUGINS {
+    for plugin in plugins() {
         let pair = Pair::with("CREATE TABLE t (a int PRIMARY KEY)", json!({ "PluginName": plugin }));
         let capture = Capture { batch_bytes: 1, ..capture(&pair, Format::Text).await };
         let (mut log, _) = Log::of(&pair, capture).await;
@@ -236,7 +236,7 @@ async fn lobs_are_cut_before_a_character_as_those_of_a_load_are() {
         ALTER TABLE t REPLICA IDENTITY FULL";
     let insert = "INSERT INTO t VALUES (1, 'ab\u{e9}d', '\\x0102030405', '\"\u{1f980}x\"', 'abcdefghi', '{abcdef}'),
         (2, 'abc', '\\x0102', '1', NULL, '{}')";
-    for plugin in PLUGINS {
+    for plugin in BUILT_IN {
         for format in [Format::Text, Format::Values] {
             let pair = Pair::with(setup, json!({ "PluginName": plugin }));
             let capture = Capture { lob_bytes_max: Some(3), ..capture(&pair, format).await };
@@ -274,7 +274,7 @@ async fn lobs_are_cut_before_a_character_as_those_of_a_load_are() {
 #[tokio::test]
 async fn a_value_of_100_mb_is_a_piece_with_little_else() {
     const MB: usize = 1 << 20;
-    for plugin in PLUGINS {
+    for plugin in plugins() {
         let setup = "CREATE TABLE t (id int PRIMARY KEY, v text, y bytea); ALTER TABLE t ALTER v SET STORAGE EXTERNAL";
         let pair = Pair::with(setup, json!({ "PluginName": plugin }));
         let (mut log, _) = Log::begin(&pair, Format::Values).await;
@@ -296,7 +296,7 @@ async fn a_value_of_100_mb_is_a_piece_with_little_else() {
 async fn values_are_those_of_a_load() {
     let setup = "CREATE TABLE t (m money, c char(60000), f real, d date, t timetz, n numeric(6, 2), b boolean);
         ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES ('-1234.5', 'ab', 0.1, 'infinity', '12:00:00+03', 12.5, true)";
-    for plugin in PLUGINS {
+    for plugin in BUILT_IN {
         let pair = Pair::with(setup, json!({ "PluginName": plugin }));
         let (mut log, _) = Log::begin(&pair, Format::Values).await;
         pair.source_sql("UPDATE t SET b = b");

@@ -9,8 +9,14 @@ use super::*;
 use crate::connector::{Beginning, Capture, ChangeReader};
 use crate::data::{Changes, ColumnChange, Ddl, Entry, Position, TableVersion, Value};
 
-/// As `PluginName` has them: what is read must not depend on which it is.
-pub const PLUGINS: [&str; 2] = ["pgoutput", "test-decoding"];
+/// Those of the server itself, as `PluginName` has them. They read partitioned tables and those of `REPLICA IDENTITY
+/// FULL`, too.
+pub const BUILT_IN: [&str; 2] = ["pgoutput", "test-decoding"];
+
+/// All of them: what is read must not depend on which it is.
+pub fn plugins() -> impl Iterator<Item = &'static str> {
+    BUILT_IN.into_iter().chain(pglogical_server().map(|_| "pglogical"))
+}
 
 /// A task that captures the schema `public` of a source.
 pub struct Log {

@@ -9,6 +9,7 @@ mod failures;
 mod log;
 mod login;
 mod partitions;
+mod pglogical;
 mod plugins;
 mod publishing;
 mod slots;
@@ -17,7 +18,7 @@ mod types;
 use serde_json::json;
 
 use crate::connector::testing::nothing_durable;
-use crate::connector::testing::postgres::{PostgresServer, postgres_server};
+use crate::connector::testing::postgres::{PostgresServer, pglogical_server, postgres_server};
 use crate::connector::{
     Connection, CreateKey, PrepareMode, ReadPlan, Rejected, Secret, Snapshot, Source, TableEntry, Target, engine,
 };
@@ -85,9 +86,15 @@ impl Pair {
         Pair { target: target_of(alone.server.connection(&target_database)), target_database, ..alone }
     }
 
-    /// A source with settings of its endpoint, and no target of its own.
+    /// A source with settings of its endpoint, and no target of its own. Where pglogical is asked for, it is there.
     fn with(setup: &str, settings: serde_json::Value) -> Pair {
-        Pair::on(postgres_server(), setup, settings)
+        match settings["PluginName"] == "pglogical" {
+            true => {
+                let server = pglogical_server().expect("the test asked before whether it is there");
+                Pair::on(server, &format!("CREATE EXTENSION pglogical; {setup}"), settings)
+            }
+            false => Pair::on(postgres_server(), setup, settings),
+        }
     }
 
     fn on(server: &'static PostgresServer, setup: &str, settings: serde_json::Value) -> Pair {
@@ -208,6 +215,11 @@ fn capturing_user(pair: &Pair, privilege: &str) -> String {
          GRANT ALL ON SCHEMA public TO {user}; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {user}; {privilege} {user}",
         pair.source_database
     ));
+    if pair.source_sql("SELECT count(*) FROM pg_extension WHERE extname = 'pglogical'") != "0" {
+        let grants =
+            "GRANT USAGE ON SCHEMA pglogical TO {user}; GRANT SELECT ON ALL TABLES IN SCHEMA pglogical TO {user}";
+        pair.source_sql(&grants.replace("{user}", &user));
+    }
     user
 }
 

@@ -1,6 +1,6 @@
 //! Partitioned tables, in the log of a real server.
 
-use super::log::{Log, PLUGINS};
+use super::log::{BUILT_IN, Log};
 use super::*;
 
 /// `sales` with the parts `s1` and `s2`, and `s9` outside, whose columns are in another order.
@@ -11,7 +11,7 @@ const SALES: &str = "CREATE TABLE sales (id int, v text, PRIMARY KEY (id)) PARTI
     CREATE TABLE s9 (v text, gone int, id int PRIMARY KEY); ALTER TABLE s9 DROP gone;";
 
 fn sources() -> impl Iterator<Item = (&'static str, Pair)> {
-    PLUGINS.into_iter().map(|plugin| (plugin, Pair::with(SALES, json!({ "PluginName": plugin }))))
+    BUILT_IN.into_iter().map(|plugin| (plugin, Pair::with(SALES, json!({ "PluginName": plugin }))))
 }
 
 const WORK: &str = "INSERT INTO sales VALUES (1, 'a'), (11, 'b'); UPDATE sales SET id = 12 WHERE id = 1;

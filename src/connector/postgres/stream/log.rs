@@ -29,6 +29,8 @@ pub struct Log {
     pub tables: Tables,
     families: Families,
     scripts: Scripts,
+    /// A statement was recorded that is not understood: what it did is not known.
+    pub is_unclear: bool,
     /// The table of recorded statements.
     audit: Option<TableName>,
     /// Digits behind the point of money.
@@ -84,6 +86,7 @@ impl Log {
             tables: Tables::new(capture, described),
             families: Families::new(catalog.relations().await?),
             scripts: Scripts::default(),
+            is_unclear: false,
             audit: settings.capture_ddls.then_some(audit),
             money_digits: catalog.money_digits().await?,
             transaction: None,
@@ -182,6 +185,7 @@ impl Log {
         let transaction = self.transaction.map_or(0, |transaction| transaction.xid);
         let Some(statement) = self.scripts.statement(transaction, &tag, &text) else {
             tracing::debug!(tag, "a statement that defines tables is not understood");
+            self.is_unclear = true;
             return Ok(Taken::Whole);
         };
         let schema = if schema.is_empty() { "public".to_owned() } else { schema };
@@ -257,10 +261,10 @@ impl Log {
         lacking.iter().for_each(|(table, reason)| self.give_up(table.clone(), reason.clone(), changes));
     }
 
-    /// For what tables are published that may have to be published in another way.
-    pub fn review(&self) -> Option<Box<Capture>> {
+    /// For what and how tables are sent that may have to be sent in another way.
+    pub fn review(&self) -> Option<(Plugin, Box<Capture>)> {
         let capture = || Capture { selects: self.capture.selects.clone(), ..Capture::of(&self.capture.task) };
-        (self.plugin == Plugin::PgOutput).then(|| Box::new(capture()))
+        (self.plugin != Plugin::TestDecoding).then(|| (self.plugin, Box::new(capture())))
     }
 
     /// What has to be known besides a statement; `None` where it says all, or concerns no captured table.
@@ -336,7 +340,7 @@ impl Log {
             Alteration::RenameColumn { from, to } => vec![Edit::Rename { from: from.clone(), to: to.clone() }],
             _ => Vec::new(),
         };
-        // Of keys pgoutput tells itself, and exactly.
+        // Of keys pgoutput and pglogical tell themselves, and exactly.
         let catalog = catalog.filter(|_| !edits.is_empty() || self.plugin == Plugin::TestDecoding);
         self.tables.alter(at, edits, catalog, &mut changes.entries);
     }

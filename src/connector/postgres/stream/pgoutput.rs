@@ -54,8 +54,6 @@ pub struct Relation<'a> {
     pub oid: u32,
     pub schema: &'a str,
     pub table: &'a str,
-    /// As `pg_class.relreplident`: `d`efault, `n`othing, `f`ull, `i`ndex.
-    pub identity: u8,
     pub columns: Vec<RelationColumn<'a>>,
 }
 
@@ -64,8 +62,8 @@ pub struct RelationColumn<'a> {
     pub name: &'a str,
     /// One of the columns of the replica identity.
     pub key: bool,
-    pub type_oid: u32,
-    pub type_modifier: i32,
+    /// Number and modifier of the type; pglogical does not tell them.
+    pub type_of: Option<(u32, i32)>,
 }
 
 /// The values of a row, decoded as they are asked for.
@@ -73,6 +71,15 @@ pub struct RelationColumn<'a> {
 pub struct Tuple<'a> {
     count: u16,
     bytes: &'a [u8],
+    texts: Texts,
+}
+
+/// How texts are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Texts {
+    Bare,
+    /// With a zero at the end, which their length counts.
+    Terminated,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +125,10 @@ impl<'a> Iterator for Tuple<'a> {
                 let (length, rest) = rest.split_first_chunk()?;
                 let (text, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
                 self.bytes = rest;
-                Field::Text(text)
+                Field::Text(match self.texts {
+                    Texts::Bare => text,
+                    Texts::Terminated => text.split_last()?.1,
+                })
             }
         })
     }
@@ -140,23 +150,23 @@ pub fn parse(message: &[u8]) -> Option<Message<'_>> {
         b'I' => {
             let relation = input.u32()?;
             (input.u8()? == b'N').then_some(())?;
-            Message::Insert { relation, new: input.tuple()? }
+            Message::Insert { relation, new: input.tuple(Texts::Bare)? }
         }
         b'U' => {
             let relation = input.u32()?;
             let old = match input.u8()? {
                 b'N' => None,
                 kind => {
-                    let old = (image(kind)?, input.tuple()?);
+                    let old = (image(kind)?, input.tuple(Texts::Bare)?);
                     (input.u8()? == b'N').then_some(())?;
                     Some(old)
                 }
             };
-            Message::Update { relation, old, new: input.tuple()? }
+            Message::Update { relation, old, new: input.tuple(Texts::Bare)? }
         }
         b'D' => {
             let relation = input.u32()?;
-            Message::Delete { relation, old: (image(input.u8()?)?, input.tuple()?) }
+            Message::Delete { relation, old: (image(input.u8()?)?, input.tuple(Texts::Bare)?) }
         }
         b'T' => {
             let (count, _options) = (input.u32()? as usize, input.u8()?);
@@ -181,33 +191,34 @@ fn image(kind: u8) -> Option<Image> {
     }
 }
 
-struct Input<'a>(&'a [u8]);
+/// What is left of a message.
+pub struct Input<'a>(pub &'a [u8]);
 
 impl<'a> Input<'a> {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (bytes, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(*bytes)
     }
 
-    fn u8(&mut self) -> Option<u8> {
+    pub fn u8(&mut self) -> Option<u8> {
         self.array().map(|[byte]| byte)
     }
 
-    fn u16(&mut self) -> Option<u16> {
+    pub fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_be_bytes)
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_be_bytes)
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_be_bytes)
     }
 
     /// Microseconds since 1970.
-    fn time(&mut self) -> Option<i64> {
+    pub fn time(&mut self) -> Option<i64> {
         self.array().map(i64::from_be_bytes)?.checked_add(EPOCH_MICROS)
     }
 
@@ -220,20 +231,20 @@ impl<'a> Input<'a> {
 
     fn relation(&mut self) -> Option<Relation<'a>> {
         let (oid, schema, table) = (self.u32()?, self.text()?, self.text()?);
-        let (identity, count) = (self.u8()?, self.u16()?);
+        let (_identity, count) = (self.u8()?, self.u16()?);
         let mut columns = Vec::with_capacity(count.into());
         for _ in 0..count {
             let (flags, name) = (self.u8()?, self.text()?);
-            let (type_oid, type_modifier) = (self.u32()?, self.u32()? as i32);
-            columns.push(RelationColumn { name, key: flags & 1 != 0, type_oid, type_modifier });
+            let type_of = Some((self.u32()?, self.u32()? as i32));
+            columns.push(RelationColumn { name, key: flags & 1 != 0, type_of });
         }
         // The catalog's own schema is not written.
         let schema = if schema.is_empty() { "pg_catalog" } else { schema };
-        Some(Relation { oid, schema, table, identity, columns })
+        Some(Relation { oid, schema, table, columns })
     }
 
     /// Finds the end of a row, and that it is well-formed.
-    fn tuple(&mut self) -> Option<Tuple<'a>> {
+    pub fn tuple(&mut self, texts: Texts) -> Option<Tuple<'a>> {
         let count = self.u16()?;
         let start = self.0;
         for _ in 0..count {
@@ -241,12 +252,14 @@ impl<'a> Input<'a> {
                 b'n' | b'u' => {}
                 b't' => {
                     let length = self.u32()? as usize;
-                    self.0 = self.0.get(length..)?;
+                    let (text, rest) = self.0.split_at_checked(length)?;
+                    (texts == Texts::Bare || text.last() == Some(&0)).then_some(())?;
+                    self.0 = rest;
                 }
                 _ => return None,
             }
         }
-        Some(Tuple { count, bytes: &start[..start.len() - self.0.len()] })
+        Some(Tuple { count, bytes: &start[..start.len() - self.0.len()], texts })
     }
 }
 
@@ -286,8 +299,8 @@ mod tests {
     #[test]
     fn takes_relations_and_transactions_apart() {
         let relation = message(b'R', &[b"\0\0\0\x07\0t\0d\0\x01", b"\x01id\0\0\0\0\x17\xff\xff\xff\xff"]);
-        let column = RelationColumn { name: "id", key: true, type_oid: 23, type_modifier: -1 };
-        let expected = Relation { oid: 7, schema: "pg_catalog", table: "t", identity: b'd', columns: vec![column] };
+        let column = RelationColumn { name: "id", key: true, type_of: Some((23, -1)) };
+        let expected = Relation { oid: 7, schema: "pg_catalog", table: "t", columns: vec![column] };
         assert_eq!(parse(&relation), Some(Message::Relation(expected)));
         let begin = message(b'B', &[&9_u64.to_be_bytes(), &1_i64.to_be_bytes(), &5_u32.to_be_bytes()]);
         assert_eq!(parse(&begin), Some(Message::Begin { commit: 9, time: EPOCH_MICROS + 1, xid: 5 }));

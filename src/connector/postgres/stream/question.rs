@@ -8,8 +8,10 @@ use std::collections::HashMap;
 use futures_util::future::BoxFuture;
 
 use super::super::Endpoint;
+use super::super::capture;
 use super::super::catalog::{Catalog, Described, Parent, Types};
-use super::super::publication::{self, Lacking};
+use super::super::publication::Lacking;
+use super::super::slot::Plugin;
 use super::log::Recorded;
 use super::relation::OwnedRelation;
 use crate::connector::Capture;
@@ -46,8 +48,8 @@ pub struct Request {
     /// Texts of types, and the schema that was the current one where they were written.
     pub texts: Vec<String>,
     pub schema: String,
-    /// Of what the tables are published for, where they may have to be published in another way.
-    pub review: Option<Box<Capture>>,
+    /// For what and how the tables are sent, where they may have to be sent in another way.
+    pub review: Option<(Plugin, Box<Capture>)>,
 }
 
 /// What is known by now for one question.
@@ -73,8 +75,9 @@ pub fn ask(endpoint: Endpoint, request: Request) -> Answer {
             facts.relations = Some(catalog.relations().await?);
         }
         facts.tables = catalog.tables(&request.tables).await?;
-        if let Some(capture) = &request.review {
-            facts.lacking = publication::review(&mut endpoint.connect().await?, capture, &request.tables).await?;
+        if let Some((plugin, capture)) = &request.review {
+            let mut client = endpoint.connect().await?;
+            facts.lacking = capture::review(&endpoint, &mut client, *plugin, capture, &request.tables).await?;
         }
         facts.types = catalog.types(&request.types).await?;
         facts.texts = catalog.types_of_texts(&request.schema, &request.texts).await?;

@@ -1,19 +1,33 @@
-//! Relations as pgoutput describes them, and the rows of one on their way into a batch.
+//! Relations as pgoutput and pglogical describe them, and the rows of one on their way into a batch.
+//!
+//! Of the types of columns pglogical tells nothing. They are those that are known, which recorded statements change; where
+//! none are recorded, or not all are understood, the catalog has to do, whenever a relation is described again.
 
 use std::collections::HashMap;
 
 use super::super::catalog::{Described, Types};
 use super::super::ddl::AUDIT_TABLE;
 use super::log::{Log, Owner, malformed};
+use super::pglogical;
 use super::pgoutput::{self, Image, Message, Relation, RelationColumn, Tuple};
 use super::question::{Facts, Question, Request, Step, Taken};
 use super::tables::{LogColumn, Shown};
 use super::value::Field;
 use crate::data::{Batch, Changes, DataType, Entry, Op, Result, TableName, Value};
 
-/// What pgoutput has sent, read.
-#[derive(Default)]
-pub struct PgOutput {
+/// Which plugin sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    PgOutput,
+    Pglogical {
+        /// Statements that define tables are told.
+        statements: bool,
+    },
+}
+
+/// What pgoutput or pglogical has sent, read.
+pub struct Relations {
+    sender: Sender,
     relations: HashMap<u32, Known>,
     /// By number and modifier.
     types: HashMap<(u32, i32), Types>,
@@ -24,6 +38,8 @@ enum Known {
     NotCaptured,
     /// The record of statements: where it has their tag, schema and text.
     Audit([usize; 3]),
+    /// pglogical's messages: where it has their kind and what they say.
+    Queue([usize; 2]),
     Captured(Captured),
 }
 
@@ -36,6 +52,8 @@ struct Captured {
     /// For each column of the table how its values are read, and where the relation has them.
     fields: Vec<(Field, Option<usize>)>,
     in_order: bool,
+    /// Rows cannot be told apart.
+    is_anonymous: bool,
 }
 
 /// A relation that outlives the message it came in.
@@ -50,16 +68,16 @@ pub struct OwnedRelation {
 struct OwnedColumn {
     name: String,
     key: bool,
-    type_oid: u32,
-    type_modifier: i32,
+    /// Number and modifier of the type, where they are told.
+    type_of: Option<(u32, i32)>,
 }
 
 /// Stands for one that a partition does not have.
-static NO_COLUMN: OwnedColumn = OwnedColumn { name: String::new(), key: true, type_oid: 0, type_modifier: 0 };
+static NO_COLUMN: OwnedColumn = OwnedColumn { name: String::new(), key: true, type_of: None };
 
-impl PgOutput {
+impl Relations {
     /// The types of the tables that a task begins with are known from the beginning.
-    pub fn new(described: &HashMap<TableName, Described>) -> PgOutput {
+    pub fn new(sender: Sender, described: &HashMap<TableName, Described>) -> Relations {
         let mut types = HashMap::new();
         for table in described.values() {
             for (column, (_, oid, modifier)) in table.schema.columns.iter().zip(&table.columns) {
@@ -67,11 +85,15 @@ impl PgOutput {
                 types.insert((*oid, *modifier), (native, column.data_type));
             }
         }
-        PgOutput { relations: HashMap::new(), types }
+        Relations { sender, relations: HashMap::new(), types }
     }
 
     pub fn take(&mut self, message: &[u8], log: &mut Log, changes: &mut Changes) -> Result<Taken> {
-        match pgoutput::parse(message).ok_or_else(|| malformed("a pgoutput message"))? {
+        let parsed = match self.sender {
+            Sender::PgOutput => pgoutput::parse(message).ok_or_else(|| malformed("a pgoutput message"))?,
+            Sender::Pglogical { .. } => pglogical::parse(message).ok_or_else(|| malformed("a pglogical message"))?,
+        };
+        match parsed {
             Message::Begin { commit, time, xid } => log.begin(xid, time, Some(commit), changes),
             Message::Commit { end } => log.commit(end, None, changes)?,
             Message::Relation(relation) => return Ok(self.relation(&relation, log)),
@@ -82,15 +104,25 @@ impl PgOutput {
                     changes.entries.push(Entry::Row { table: known.table, op: Op::Insert, old: None, new });
                 }
                 Known::Audit(places) => return log.recorded(record(new, *places)),
+                Known::Queue(places) => {
+                    let [kind, message] = texts(new, *places);
+                    let at = pglogical::emptied(kind, message).and_then(|table| log.tables.find(&table));
+                    let table = at.map(|at| log.tables.tell(at, &mut changes.entries));
+                    let entry = table.map(|table| Entry::Truncate { table });
+                    // Where a table has foreign keys, the extension tells as often as the table is in sets.
+                    if changes.entries.last() != entry.as_ref() {
+                        changes.entries.extend(entry);
+                    }
+                }
             },
             Message::Update { relation, old, new } => {
-                let Known::Captured(known) = self.known(relation)? else { return Ok(Taken::Whole) };
+                let Some(known) = self.identified(relation)? else { return Ok(Taken::Whole) };
                 let old = old.map(|(image, tuple)| known.row(tuple, image, changes)).transpose()?.map(|(row, _)| row);
                 let new = Some(known.new_row(new, log, changes)?);
                 changes.entries.push(Entry::Row { table: known.table, op: Op::Update, old, new });
             }
             Message::Delete { relation, old: (image, tuple) } => {
-                let Known::Captured(known) = self.known(relation)? else { return Ok(Taken::Whole) };
+                let Some(known) = self.identified(relation)? else { return Ok(Taken::Whole) };
                 let (old, _) = known.row(tuple, image, changes)?;
                 changes.entries.push(Entry::Row { table: known.table, op: Op::Delete, old: Some(old), new: None });
             }
@@ -118,19 +150,37 @@ impl PgOutput {
         self.relations.get(&relation).ok_or_else(|| malformed("a row of a relation that was not described"))
     }
 
+    /// A captured relation whose rows can be told apart. Of others it is nobody's knowledge which row was changed; the
+    /// server sends such changes until the table is published or in a replication set as one without a key.
+    fn identified(&self, relation: u32) -> Result<Option<&Captured>> {
+        Ok(match self.known(relation)? {
+            Known::Captured(known) if !known.is_anonymous => Some(known),
+            _ => None,
+        })
+    }
+
     /// The server describes a relation before the first of its rows, and again after anything that might have changed
     /// it.
     fn relation(&mut self, relation: &Relation<'_>, log: &Log) -> Taken {
         let relation = OwnedRelation::of(relation);
+        let place = |name: &str| relation.columns.iter().position(|column| column.name == name).unwrap_or(usize::MAX);
         if log.is_audit(&relation.name) {
-            let place = |name: &str| relation.columns.iter().position(|column| column.name == name);
-            let places = ["c_tag", "c_schema", "c_ddlqry"].map(|name| place(name).unwrap_or(usize::MAX));
+            let places = ["c_tag", "c_schema", "c_ddlqry"].map(place);
             debug_assert_eq!(relation.name.table, AUDIT_TABLE);
             self.relations.insert(relation.oid, Known::Audit(places));
             return Taken::Whole;
         }
+        if self.sender != Sender::PgOutput && relation.name == TableName::new(pglogical::SCHEMA, pglogical::QUEUE_TABLE)
+        {
+            let places = ["message_type", "message"].map(place);
+            self.relations.insert(relation.oid, Known::Queue(places));
+            return Taken::Whole;
+        }
         match self.relations.get(&relation.oid) {
-            Some(Known::Captured(known)) if known.relation == relation => Taken::Whole,
+            // Where types are not told, what is equal need not be the same.
+            Some(Known::Captured(known)) if self.sender == Sender::PgOutput && known.relation == relation => {
+                Taken::Whole
+            }
             _ => Taken::Ask(Question::Relation(relation)),
         }
     }
@@ -152,12 +202,13 @@ impl PgOutput {
             Owner::Table(owner) => owner,
         };
         self.types.extend(facts.types.drain());
-        let columns: Vec<LogColumn> = relation.columns.iter().map(|column| self.shown(column, &owner, log)).collect();
+        let shown = |column: &OwnedColumn| self.shown(column, &owner, facts.tables.get(&owner), log);
+        let columns: Vec<LogColumn> = relation.columns.iter().map(shown).collect();
         let is_partition = owner != relation.name;
         let shown = Shown { table: &owner, columns: &columns, whole_types: true, in_order: !is_partition };
-        let types = relation.columns.iter().map(|column| (column.type_oid, column.type_modifier));
+        let types = relation.columns.iter().filter_map(|column| column.type_of);
         let types: Vec<(u32, i32)> = types.filter(|of| !self.types.contains_key(of)).collect();
-        let is_news = log.tables.is_news(&shown);
+        let is_news = log.tables.is_news(&shown) || self.goes_by_catalog(log);
         if !facts.is_complete && (is_news || !types.is_empty()) {
             let tables = vec![owner];
             let review = log.review().filter(|_| is_news);
@@ -171,10 +222,26 @@ impl PgOutput {
         Ok(Step::Done)
     }
 
-    fn shown(&self, column: &OwnedColumn, owner: &TableName, log: &Log) -> LogColumn {
-        let types = self.types.get(&(column.type_oid, column.type_modifier)).cloned();
-        // A type that was dropped since is what it was, or as good as text, in which the log has it.
-        let types = types.or_else(|| log.tables.known_type(owner, &column.name));
+    /// Whether types may have changed without a word.
+    fn goes_by_catalog(&self, log: &Log) -> bool {
+        match self.sender {
+            Sender::PgOutput => false,
+            Sender::Pglogical { statements } => !statements || log.is_unclear,
+        }
+    }
+
+    fn shown(&self, column: &OwnedColumn, owner: &TableName, now: Option<&Described>, log: &Log) -> LogColumn {
+        let known = || log.tables.known_type(owner, &column.name);
+        let of_catalog = || {
+            let column = now?.schema.columns.iter().find(|now| now.name == column.name)?;
+            Some((super::tables::plain(&column.native).to_owned(), column.data_type))
+        };
+        let types = match column.type_of {
+            // A type that was dropped since is what it was, or as good as text, in which the log has it.
+            Some(of) => self.types.get(&of).cloned().or_else(known),
+            None if self.goes_by_catalog(log) => of_catalog().or_else(known),
+            None => known().or_else(of_catalog),
+        };
         let (native, data_type) = types.unwrap_or_else(|| ("text".to_owned(), DataType::NClob));
         LogColumn { name: column.name.clone(), native, data_type, key: column.key }
     }
@@ -182,22 +249,28 @@ impl PgOutput {
 
 /// Tag, schema and text of a statement in the audit table.
 fn record(row: Tuple<'_>, places: [usize; 3]) -> [String; 3] {
+    texts(row, places).map(|text| String::from_utf8_lossy(text).into_owned())
+}
+
+/// Values of a row that are texts; others are empty.
+fn texts<const N: usize>(row: Tuple<'_>, places: [usize; N]) -> [&[u8]; N] {
     let fields: Vec<pgoutput::Field<'_>> = row.collect();
     places.map(|place| match fields.get(place) {
-        Some(pgoutput::Field::Text(text)) => String::from_utf8_lossy(text).into_owned(),
-        _ => String::new(),
+        Some(pgoutput::Field::Text(text)) => *text,
+        _ => &[],
     })
 }
 
 impl Captured {
     fn new(relation: OwnedRelation, table: u32, is_partition: bool, log: &Log, at: usize) -> Captured {
-        let columns = &log.tables.version(at).schema.columns;
+        let version = log.tables.version(at);
+        let (columns, is_anonymous) = (&version.schema.columns, version.identity.is_empty());
         let place = |name: &str| relation.columns.iter().position(|column| column.name == name);
         let fields: Vec<(Field, Option<usize>)> =
             columns.iter().map(|column| (log.field(column), place(&column.name))).collect();
         let in_order = fields.len() == relation.columns.len()
             && fields.iter().enumerate().all(|(index, (_, place))| *place == Some(index));
-        Captured { relation, table, is_partition, fields, in_order }
+        Captured { relation, table, is_partition, fields, in_order, is_anonymous }
     }
 
     fn new_row(&self, tuple: Tuple<'_>, log: &Log, changes: &mut Changes) -> Result<u32> {
@@ -243,8 +316,7 @@ impl OwnedRelation {
         let column = |column: &RelationColumn<'_>| OwnedColumn {
             name: column.name.to_owned(),
             key: column.key,
-            type_oid: column.type_oid,
-            type_modifier: column.type_modifier,
+            type_of: column.type_of,
         };
         OwnedRelation {
             oid: relation.oid,

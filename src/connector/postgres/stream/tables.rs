@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use super::super::catalog::Described;
 use super::super::type_map::NativeType;
+use super::pglogical;
 use crate::connector::Capture;
 use crate::data::{
     Column, ColumnChange, DataType, Ddl, Entry, Family, TableKind, TableName, TableSchema, TableVersion,
 };
 
-/// Tables of DMS's own, which a selection by pattern does not mean.
+/// Tables of DMS's own, which, like those of the extension pglogical, a selection by pattern does not mean.
 const DMS_TABLES: &str = "awsdms_";
 
 /// … but for the one that two tasks in opposite directions know each other's changes by.
@@ -92,6 +93,7 @@ impl Tables {
         if number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())) {
             return false;
         }
+        let is_ours = is_ours || name.schema == pglogical::SCHEMA;
         (self.capture.selects)(name) && (!is_ours || self.capture.tables.iter().any(|table| table.name == *name))
     }
 

@@ -81,7 +81,8 @@ async fn start_at(endpoint: &Endpoint, capture: &Capture, position: &Position) -
 }
 
 /// Takes away what an earlier run has left and makes all but the slot, for the plugin of the slot or a new one. The
-/// publications and sets that go with a slot of the user stay: its log may be read again from where they were there already.
+/// publications and sets that go with a slot of the user stay: its log may be read again from where they were there
+/// already.
 async fn prepare(
     endpoint: &Endpoint,
     client: &mut Client,

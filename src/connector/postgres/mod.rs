@@ -13,7 +13,8 @@
 //! - Of a partitioned table and of tables that inherit, parent and children are each reported and read as a table of
 //!   their own. A parent is read with the rows of its children, as DMS does: to move the rows once, select one or the
 //!   other.
-//! - Materialized views and foreign tables are not reported; DMS does not support them.
+//! - Materialized views and foreign tables are not reported; DMS does not support them. Nor is what the extension pglogical
+//!   keeps in its schema.
 //! - Between two PostgreSQL databases every column keeps its type. A domain becomes its base type; a type that is not
 //!   built in (an enum, a composite type, one of an extension) is used where the target has it under the same name,
 //!   and is `character varying` elsewhere.

@@ -12,8 +12,10 @@ use crate::connector::{
 };
 use crate::data::{Position, Result, TableKind, TableName, TableSchema};
 
-/// Schemas that are the engine's own.
-const OWN_SCHEMAS: &str = "n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'";
+/// Not the schemas that are the engine's own, nor that of the extension pglogical, whose tables say what is sent from
+/// here. Whether DMS leaves that out is not documented: that it does is a guess.
+const USERS_SCHEMAS: &str = "n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' AND NOT EXISTS (SELECT FROM pg_extension e \
+     WHERE e.extname = 'pglogical' AND e.extnamespace = n.oid)";
 
 #[derive(Clone)]
 pub struct PostgresSource {
@@ -66,7 +68,7 @@ impl Source for PostgresSource {
     async fn schemas(&self) -> Result<Vec<String>> {
         let mut client = self.endpoint.connect_to_catalog().await?;
         let sql = format!(
-            "SELECT n.nspname FROM pg_namespace n WHERE {OWN_SCHEMAS} AND has_schema_privilege(n.oid, 'USAGE') \
+            "SELECT n.nspname FROM pg_namespace n WHERE {USERS_SCHEMAS} AND has_schema_privilege(n.oid, 'USAGE') \
              ORDER BY n.nspname::text COLLATE \"C\""
         );
         Ok(client.query(&sql).await?.into_iter().filter_map(|mut row| row.pop().flatten()).collect())
@@ -76,7 +78,7 @@ impl Source for PostgresSource {
         let mut client = self.endpoint.connect_to_catalog().await?;
         let sql = format!(
             "SELECT n.nspname, c.relname, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.relkind IN ('r', 'p', 'v') AND c.relpersistence <> 't' AND {OWN_SCHEMAS} \
+             WHERE c.relkind IN ('r', 'p', 'v') AND c.relpersistence <> 't' AND {USERS_SCHEMAS} \
              AND c.relname !~ '^awsdms_' AND has_schema_privilege(n.oid, 'USAGE') \
              ORDER BY n.nspname::text COLLATE \"C\", c.relname::text COLLATE \"C\""
         );

@@ -64,6 +64,18 @@ async fn a_task_has_two_sets_as_with_dms_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn what_pglogical_keeps_for_itself_is_no_table_of_the_users() {
+    let Some(pair) = pair("CREATE TABLE t (a int PRIMARY KEY)") else { return };
+    assert_eq!(pair.source.schemas().await.unwrap(), ["public"]);
+    let tables = pair.source.tables().await.unwrap();
+    let names: Vec<String> = tables.iter().map(|table| table.name.to_string()).collect();
+    assert_eq!(names, ["public.t"]);
+    let (mut log, _) = Log::selecting(&pair, |_| true).await;
+    pair.source_sql("TRUNCATE t; SELECT pglogical.create_replication_set('theirs')");
+    assert_eq!(log.rest(&pair).await, "t: a integer by [0]\nTruncate t\nCommit\n");
+}
+
+#[tokio::test]
 async fn a_node_that_others_use_stays() {
     let Some(pair) = pair("CREATE TABLE t (a int PRIMARY KEY)") else { return };
     let (log, _) = Log::begin(&pair, Format::Text).await;

@@ -202,9 +202,9 @@ impl<'a> Apply<'a> {
         self.partial
     }
 
-    /// When what waits is due, though nothing more should come.
+    /// When what waits is due, though nothing more should come. In the middle of a transaction of the source nothing is.
     pub fn due(&self) -> Option<Instant> {
-        let since = self.since?;
+        let since = self.since.filter(|_| !self.partial)?;
         let tuning = &self.rules.settings.change_processing;
         match self.is_batch() {
             true => {
@@ -291,18 +291,9 @@ impl<'a> Apply<'a> {
 
     /// Makes what waits durable when it is due; must be called at [`Apply::due`].
     pub async fn at_due(&mut self) -> Result<Option<Durable>> {
-        match self.partial {
-            // It goes with the transaction that is still coming.
-            true => {
-                self.since = Some(Instant::now());
-                Ok(None)
-            }
-            false => {
-                let durable = self.commit().await?;
-                self.pieces.clear();
-                Ok(durable)
-            }
-        }
+        let durable = self.commit().await?;
+        self.pieces.clear();
+        Ok(durable)
     }
 
     /// Makes durable what is complete, and undoes the rest.

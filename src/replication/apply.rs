@@ -105,6 +105,8 @@ pub struct Apply<'a> {
     /// The place after the last transaction of the source that is complete here, and when that committed.
     complete: Option<Position>,
     complete_time: Option<i64>,
+    /// Further on in the log, and nothing for us is in between.
+    passed: Option<Position>,
     rows: u64,
     /// The last transaction of the source is only partly here.
     partial: bool,
@@ -158,6 +160,7 @@ impl<'a> Apply<'a> {
             batch_began: Instant::now(),
             complete: None,
             complete_time: None,
+            passed: None,
             rows: 0,
             partial: false,
             echo: false,
@@ -274,8 +277,10 @@ impl<'a> Apply<'a> {
             if self.is_due(idle) {
                 durable = merge(durable, self.commit().await?);
             }
-            if self.stage == Stage::None && self.complete.is_none() {
-                // The log may hold nothing for us further on.
+            // The log may hold nothing for us further on.
+            if self.complete.is_some() {
+                self.passed = resume.or(self.passed.take());
+            } else if self.stage == Stage::None {
                 durable = self.beyond(durable, resume);
             }
         }
@@ -334,6 +339,7 @@ impl<'a> Apply<'a> {
         self.applied_until.take_if(|until| position >= *until);
         self.complete = Some(position);
         self.complete_time = Some(time);
+        self.passed = None;
     }
 
     /// Whether what waits makes a transaction of the target by its size. `MinTransactionSize` is the least: where more is
@@ -536,7 +542,8 @@ impl<'a> Apply<'a> {
         self.changes = 0;
         self.since = None;
         let Some(position) = self.complete.take() else { return Ok(None) };
-        self.tolerant_until.take_if(|until| position >= *until);
+        let position = self.passed.take().unwrap_or(position);
+        self.reach(&position);
         Ok(Some(self.durable(position)))
     }
 

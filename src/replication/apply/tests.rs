@@ -252,3 +252,25 @@ async fn nothing_is_due_in_the_middle_of_a_transaction() {
     let (durable, _) = apply.take(rest, false).await.unwrap();
     assert!(durable.is_some());
 }
+
+/// A source may tell of it once, and then be idle.
+#[tokio::test]
+async fn log_that_holds_nothing_for_us_is_behind_when_the_batch_before_it_is_durable() {
+    let settings = serde_json::json!({ "TargetMetadata": { "BatchApplyEnabled": true } });
+    let pair = Pair::new("CREATE TABLE t (a int PRIMARY KEY)", settings).await;
+    pair.server.sql(&pair.from, "INSERT INTO t VALUES (1)");
+    let mut reader = pair.source.changes(&pair.capture, &pair.beginning, nothing_durable()).await.unwrap();
+    let names = pair.capture.tables.iter().map(|table| (table.name.clone(), Known::default()));
+    let start = Start { tables: names.collect(), ..Start::default() };
+    let mut apply = Apply::start(&pair.rules, &*pair.target, start).await.unwrap();
+    let mut piece = Changes::default();
+    while !piece.entries.iter().any(|entry| matches!(entry, Entry::Commit { .. })) {
+        reader.next(&mut piece).await.unwrap();
+    }
+    assert_eq!(apply.take(piece, true).await.unwrap(), (None, None));
+    let further = Position::Lsn(u64::MAX);
+    let nothing = Changes { resume: Some(further.clone()), ..Changes::default() };
+    assert_eq!(apply.take(nothing, true).await.unwrap(), (None, None));
+    let durable = apply.at_due().await.unwrap().unwrap();
+    assert_eq!((durable.position, durable.tables.len()), (further, 1));
+}

@@ -44,8 +44,8 @@
 //!
 //! Nothing is lost because of the order in which things become durable: the target's commit, then the checkpoint in the
 //! store, then the word to the source that it may forget. After a crash the log is read again from the checkpoint; what the
-//! target has already is told by the recovery table, which moves in the target's own transactions, or, without it, is
-//! applied once more in a way that does no harm to a row with a key.
+//! target has already is told by its table `awsdms_txn_state`, which moves in the target's own transactions.
+//! `replication::simulation` lets any step fail and any moment be the last, and holds tasks to this.
 //!
 //! To add an operation: one line in the table of `control/mod.rs` and one function. To add an engine: one folder and one
 //! line in `connector::ENGINES`; endpoint checks, connection tests and the task runner all read that list.

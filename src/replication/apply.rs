@@ -105,6 +105,8 @@ pub struct Apply<'a> {
     /// The place after the last transaction of the source that is complete here, and when that committed.
     complete: Option<Position>,
     complete_time: Option<i64>,
+    /// Further on in the log, and nothing for us is in between.
+    passed: Option<Position>,
     rows: u64,
     /// The last transaction of the source is only partly here.
     partial: bool,
@@ -158,6 +160,7 @@ impl<'a> Apply<'a> {
             batch_began: Instant::now(),
             complete: None,
             complete_time: None,
+            passed: None,
             rows: 0,
             partial: false,
             echo: false,
@@ -202,9 +205,9 @@ impl<'a> Apply<'a> {
         self.partial
     }
 
-    /// When what waits is due, though nothing more should come.
+    /// When what waits is due, though nothing more should come. In the middle of a transaction of the source nothing is.
     pub fn due(&self) -> Option<Instant> {
-        let since = self.since?;
+        let since = self.since.filter(|_| !self.partial)?;
         let tuning = &self.rules.settings.change_processing;
         match self.is_batch() {
             true => {
@@ -274,8 +277,10 @@ impl<'a> Apply<'a> {
             if self.is_due(idle) {
                 durable = merge(durable, self.commit().await?);
             }
-            if self.stage == Stage::None && self.complete.is_none() {
-                // The log may hold nothing for us further on.
+            // The log may hold nothing for us further on.
+            if self.complete.is_some() {
+                self.passed = resume.or(self.passed.take());
+            } else if self.stage == Stage::None {
                 durable = self.beyond(durable, resume);
             }
         }
@@ -291,18 +296,9 @@ impl<'a> Apply<'a> {
 
     /// Makes what waits durable when it is due; must be called at [`Apply::due`].
     pub async fn at_due(&mut self) -> Result<Option<Durable>> {
-        match self.partial {
-            // It goes with the transaction that is still coming.
-            true => {
-                self.since = Some(Instant::now());
-                Ok(None)
-            }
-            false => {
-                let durable = self.commit().await?;
-                self.pieces.clear();
-                Ok(durable)
-            }
-        }
+        let durable = self.commit().await?;
+        self.pieces.clear();
+        Ok(durable)
     }
 
     /// Makes durable what is complete, and undoes the rest.
@@ -343,6 +339,7 @@ impl<'a> Apply<'a> {
         self.applied_until.take_if(|until| position >= *until);
         self.complete = Some(position);
         self.complete_time = Some(time);
+        self.passed = None;
     }
 
     /// Whether what waits makes a transaction of the target by its size. `MinTransactionSize` is the least: where more is
@@ -545,7 +542,8 @@ impl<'a> Apply<'a> {
         self.changes = 0;
         self.since = None;
         let Some(position) = self.complete.take() else { return Ok(None) };
-        self.tolerant_until.take_if(|until| position >= *until);
+        let position = self.passed.take().unwrap_or(position);
+        self.reach(&position);
         Ok(Some(self.durable(position)))
     }
 

@@ -217,9 +217,8 @@ impl Run {
                     that an interrupted load has left are there twice"
                 );
             }
-            self.progress.update(index, |table| table.target_was_empty = empty);
             // A process that dies after the first row must have told this before.
-            self.progress.state_changed.notify_one();
+            self.progress.update_and_wait(index, |table| table.target_was_empty = empty).await;
         }
         Ok(())
     }

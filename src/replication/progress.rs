@@ -173,7 +173,6 @@ pub struct News {
     /// With their place in the load order.
     pub tables: Vec<(usize, TableProgress)>,
     pub checkpoint: Option<Position>,
-    /// Of the checkpoint.
     generation: u64,
 }
 
@@ -190,9 +189,9 @@ pub struct Progress {
     state: Mutex<State>,
     /// Woken when a table changes its state or the checkpoint moves; counts alone wait for the reporter's next turn.
     pub state_changed: Notify,
-    /// The generation of the checkpoint that was kept last …
+    /// The generation of what was kept last …
     saved: watch::Sender<u64>,
-    /// … and its place.
+    /// … and the place of the checkpoint in it.
     durable: watch::Sender<Option<Position>>,
 }
 
@@ -202,6 +201,7 @@ struct State {
     places: HashMap<TableName, usize>,
     checkpoint: Option<Position>,
     checkpoint_changed: Changed,
+    /// Grows with what somebody waits for to be kept.
     generation: u64,
 }
 
@@ -247,15 +247,19 @@ impl Progress {
     }
 
     pub fn update(&self, index: usize, change: impl FnOnce(&mut TableProgress)) {
-        let mut state = self.lock();
-        let (table, changed) = &mut state.tables[index];
-        let before = table.state;
-        change(table);
-        table.updated = SystemTime::now();
-        *changed = Changed::Yes;
-        if table.state != before {
+        if self.lock().update(index, change) {
             self.state_changed.notify_one();
         }
+    }
+
+    /// Updates a table and waits until that is kept.
+    pub async fn update_and_wait(&self, index: usize, change: impl FnOnce(&mut TableProgress)) {
+        let generation = {
+            let mut state = self.lock();
+            state.update(index, change);
+            state.next_generation()
+        };
+        self.wait_for(generation).await;
     }
 
     pub fn checkpoint(&self) -> Option<Position> {
@@ -264,35 +268,23 @@ impl Progress {
 
     /// Moves the checkpoint, together with the tables that are what they are at this place.
     pub fn advance(&self, checkpoint: Position, tables: Vec<AtCheckpoint>) {
-        let mut state = self.lock();
-        for at in tables {
-            let place = state.place_of(&at.name);
-            let (table, changed) = &mut state.tables[place];
-            table.state = match table.state {
-                TableState::Completed | TableState::BeforeLoad | TableState::DoesNotExist => match at.standing {
-                    Standing::Followed => TableState::Completed,
-                    Standing::Unloaded => TableState::BeforeLoad,
-                    Standing::Suspended => TableState::Error,
-                },
-                state => state,
-            };
-            table.in_log.captured = at.captured;
-            table.in_log.applied = at.applied;
-            table.in_log.schema = at.schema;
-            table.updated = SystemTime::now();
-            *changed = Changed::Yes;
-        }
-        state.checkpoint = Some(checkpoint);
-        state.checkpoint_changed = Changed::Yes;
-        state.generation += 1;
+        self.lock().advance(checkpoint, tables);
         self.state_changed.notify_one();
     }
 
     /// Moves the checkpoint and waits until it is kept.
     pub async fn advance_and_wait(&self, checkpoint: Position) {
+        let generation = {
+            let mut state = self.lock();
+            state.advance(checkpoint, Vec::new());
+            state.next_generation()
+        };
+        self.wait_for(generation).await;
+    }
+
+    async fn wait_for(&self, generation: u64) {
         let mut saved = self.saved.subscribe();
-        self.advance(checkpoint, Vec::new());
-        let generation = self.lock().generation;
+        self.state_changed.notify_one();
         // The sender lives as long as we do.
         let _ = saved.wait_for(|kept| *kept >= generation).await;
     }
@@ -306,8 +298,8 @@ impl Progress {
     pub fn keep(&self, news: News) {
         if let Some(checkpoint) = news.checkpoint {
             self.durable.send_replace(Some(checkpoint));
-            self.saved.send_replace(news.generation);
         }
+        self.saved.send_replace(news.generation);
     }
 
     /// The control plane could not keep these: they are news again.
@@ -346,6 +338,44 @@ impl Progress {
 }
 
 impl State {
+    /// Tells whether the table's state is another now.
+    fn update(&mut self, index: usize, change: impl FnOnce(&mut TableProgress)) -> bool {
+        let (table, changed) = &mut self.tables[index];
+        let before = table.state;
+        change(table);
+        table.updated = SystemTime::now();
+        *changed = Changed::Yes;
+        table.state != before
+    }
+
+    fn advance(&mut self, checkpoint: Position, tables: Vec<AtCheckpoint>) {
+        for at in tables {
+            let place = self.place_of(&at.name);
+            let (table, changed) = &mut self.tables[place];
+            table.state = match table.state {
+                TableState::Completed | TableState::BeforeLoad | TableState::DoesNotExist => match at.standing {
+                    Standing::Followed => TableState::Completed,
+                    Standing::Unloaded => TableState::BeforeLoad,
+                    Standing::Suspended => TableState::Error,
+                },
+                state => state,
+            };
+            table.in_log.captured = at.captured;
+            table.in_log.applied = at.applied;
+            table.in_log.schema = at.schema;
+            table.updated = SystemTime::now();
+            *changed = Changed::Yes;
+        }
+        self.checkpoint = Some(checkpoint);
+        self.checkpoint_changed = Changed::Yes;
+    }
+
+    /// What has changed by now is told with it.
+    fn next_generation(&mut self) -> u64 {
+        self.generation += 1;
+        self.generation
+    }
+
     fn place_of(&mut self, name: &TableName) -> usize {
         match self.places.get(name) {
             Some(place) => *place,

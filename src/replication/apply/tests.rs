@@ -228,3 +228,49 @@ async fn what_comes_after_the_place_that_the_target_has_is_applied() {
     }
     assert_eq!(pair.server.sql(&pair.to, "SELECT * FROM kept"), "1");
 }
+
+/// Whoever waits for what is due would come again and again, with a `CommitTimeout` of 0 without a pause.
+#[tokio::test]
+async fn nothing_is_due_in_the_middle_of_a_transaction() {
+    let settings = serde_json::json!({ "ChangeProcessingTuning": { "CommitTimeout": 0 } });
+    let pair = Pair::new("CREATE TABLE t (a int PRIMARY KEY)", settings).await;
+    pair.server.sql(&pair.from, "INSERT INTO t VALUES (1)");
+    let mut reader = pair.source.changes(&pair.capture, &pair.beginning, nothing_durable()).await.unwrap();
+    let names = pair.capture.tables.iter().map(|table| (table.name.clone(), Known::default()));
+    let start = Start { tables: names.collect(), ..Start::default() };
+    let mut apply = Apply::start(&pair.rules, &*pair.target, start).await.unwrap();
+    let (mut piece, mut rest) = (Changes::default(), Changes::default());
+    while !piece.entries.iter().any(|entry| matches!(entry, Entry::Row { .. })) {
+        reader.next(&mut piece).await.unwrap();
+    }
+    let commit = piece.entries.iter().position(|entry| matches!(entry, Entry::Commit { .. })).unwrap();
+    rest.entries = piece.entries.split_off(commit);
+    rest.resume = piece.resume.take();
+    apply.take(piece, true).await.unwrap();
+    assert!(apply.is_partial());
+    assert_eq!(apply.due(), None);
+    let (durable, _) = apply.take(rest, false).await.unwrap();
+    assert!(durable.is_some());
+}
+
+/// A source may tell of it once, and then be idle.
+#[tokio::test]
+async fn log_that_holds_nothing_for_us_is_behind_when_the_batch_before_it_is_durable() {
+    let settings = serde_json::json!({ "TargetMetadata": { "BatchApplyEnabled": true } });
+    let pair = Pair::new("CREATE TABLE t (a int PRIMARY KEY)", settings).await;
+    pair.server.sql(&pair.from, "INSERT INTO t VALUES (1)");
+    let mut reader = pair.source.changes(&pair.capture, &pair.beginning, nothing_durable()).await.unwrap();
+    let names = pair.capture.tables.iter().map(|table| (table.name.clone(), Known::default()));
+    let start = Start { tables: names.collect(), ..Start::default() };
+    let mut apply = Apply::start(&pair.rules, &*pair.target, start).await.unwrap();
+    let mut piece = Changes::default();
+    while !piece.entries.iter().any(|entry| matches!(entry, Entry::Commit { .. })) {
+        reader.next(&mut piece).await.unwrap();
+    }
+    assert_eq!(apply.take(piece, true).await.unwrap(), (None, None));
+    let further = Position::Lsn(u64::MAX);
+    let nothing = Changes { resume: Some(further.clone()), ..Changes::default() };
+    assert_eq!(apply.take(nothing, true).await.unwrap(), (None, None));
+    let durable = apply.at_due().await.unwrap().unwrap();
+    assert_eq!((durable.position, durable.tables.len()), (further, 1));
+}

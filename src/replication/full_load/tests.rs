@@ -234,6 +234,21 @@ fn no_orders() -> Orders {
     Orders { reloads: mpsc::unbounded_channel().1, stopped: watch::channel(false).1 }
 }
 
+/// Runs the task while all that it tells is kept.
+async fn go(load: &Arc<Run>) -> Result<()> {
+    let keep_all = async {
+        loop {
+            load.progress.state_changed.notified().await;
+            load.progress.keep(load.progress.take_news());
+        }
+    };
+    let mut orders = no_orders();
+    tokio::select! {
+        outcome = load.go(&mut orders, async || {}) => outcome.map(drop),
+        () = keep_all => unreachable!("it is kept for ever"),
+    }
+}
+
 fn name(table: &str) -> TableName {
     TableName::new("s", table)
 }
@@ -287,22 +302,41 @@ async fn do_nothing_keeps_what_was_there_and_nothing_of_an_interrupted_load() {
     let world = Arc::new(World::default());
     let load = load(&world, "DO_NOTHING");
     world.breaks.store(2, Ordering::SeqCst);
-    assert_eq!(load.go(&mut no_orders(), async || {}).await.unwrap_err().kind, ErrorKind::Recoverable);
+    assert_eq!(go(&load).await.unwrap_err().kind, ErrorKind::Recoverable);
     assert!(world.rows.lock().unwrap().values().any(|rows| *rows > 0));
     world.breaks.store(0, Ordering::SeqCst);
-    load.go(&mut no_orders(), async || {}).await.unwrap();
+    go(&load).await.unwrap();
     assert_eq!(*world.rows.lock().unwrap(), HashMap::from(["T", "t"].map(|table| (name(table), ROWS as u64))));
     // What the task has completed is the user's from then on.
     load.progress.set(Vec::new());
-    load.go(&mut no_orders(), async || {}).await.unwrap();
+    go(&load).await.unwrap();
     assert_eq!(world.rows.lock().unwrap()[&name("t")], 2 * ROWS as u64);
+}
+
+/// Whoever loads the table again would take the row for the user's.
+#[tokio::test]
+async fn do_nothing_writes_no_row_before_it_is_kept_that_there_was_none() {
+    let world = Arc::new(World::default());
+    let load = load(&world, "DO_NOTHING");
+    let mut orders = no_orders();
+    let going = load.go(&mut orders, async || {});
+    tokio::pin!(going);
+    for _ in 0..100 {
+        assert!(futures_util::poll!(going.as_mut()).is_pending());
+        tokio::task::yield_now().await;
+    }
+    assert!(load.progress.all().iter().all(|table| table.target_was_empty));
+    assert!(world.rows.lock().unwrap().values().all(|rows| *rows == 0));
+    load.progress.keep(load.progress.take_news());
+    going.await.unwrap();
+    assert!(world.rows.lock().unwrap().values().all(|rows| *rows == ROWS as u64));
 }
 
 #[tokio::test]
 async fn do_nothing_needs_no_right_to_read_the_target() {
     let world = Arc::new(World { blind: true, ..World::default() });
     let load = load(&world, "DO_NOTHING");
-    load.go(&mut no_orders(), async || {}).await.unwrap();
+    go(&load).await.unwrap();
     assert!(load.progress.all().iter().all(|table| table.state == TableState::Completed));
 }
 

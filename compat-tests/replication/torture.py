@@ -489,17 +489,23 @@ class Torture:
         shutil.rmtree(spool, ignore_errors=True)
         spool.write_text("")
         self.task.start("resume-processing")
-        # Only then does the target stand still among changes, and not before them.
         wait_until(lambda: self.metric("CDCRowsTarget_total") > 0, "changes are applied again", 60)
         paused, resumed = "Reading paused, disk usage limit reached.", "Reading resumed."
         times_paused, times_resumed = self.events(paused), self.events(resumed)
-        self.target.proxy.hold()
-        deadline = time.monotonic() + 60
-        while self.events(paused) == times_paused:
-            if time.monotonic() > deadline:
-                raise AssertionError("the full disk was not noticed")
-            self.write_large_rows()
-            time.sleep(0.5)
+        for _ in range(6):
+            self.target.proxy.hold()
+            # Not so long that the target would be taken for lost.
+            held_until = time.monotonic() + 5
+            while self.events(paused) == times_paused and time.monotonic() < held_until:
+                self.write_large_rows()
+                time.sleep(0.5)
+            if self.events(paused) > times_paused:
+                break
+            # Nothing was to be applied, maybe because a new table had to be loaded first.
+            self.target.proxy.go_on()
+            time.sleep(1)
+        else:
+            raise AssertionError("the full disk was not noticed")
         spool.unlink()
         self.target.proxy.go_on()
         wait_until(lambda: self.events(resumed) > times_resumed, "reading is resumed", 60)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -62,6 +63,7 @@ def test_the_script_follows_a_source_until_it_is_told_to_stop(databases, sample)
     code, output = script("examples/demo/follow.py", "--schema", sample, "--task", name, "--seconds", 3, **urls)
     assert code == 0, output
     assert "The task has counted exactly these changes" in output
+    shows_how_far_the_task_is(output)
     code, output = script("examples/migrate.py", "--name", name, "--stop", "--clean-up")
     assert code == 0, output
     assert "StopReason: Stop Reason NORMAL" in output
@@ -72,6 +74,28 @@ def test_the_script_follows_a_source_until_it_is_told_to_stop(databases, sample)
     assert "VERDICT: source and target are the same" in output
     code, output = script("examples/migrate.py", "--name", name, "--stop")
     assert (code, output) == (1, f"There is no replication task {name}\n")
+
+
+# The kinds of changes, each applied/captured, of what is printed of a task again and again.
+COUNTED = ("inserts", "updates", "deletes", "DDL")
+LINE = re.compile(
+    r"^ +(\d+\.\d) s  latency (\d+\.\d\d)/(\d+\.\d\d) s" + "".join(rf"  {kind} ([\d,]+)/([\d,]+)" for kind in COUNTED) + "$",
+    re.MULTILINE,
+)
+
+
+def shows_how_far_the_task_is(output):
+    lines = [[float(number.replace(",", "")) for number in line] for line in LINE.findall(output)]
+    # Every two seconds, and in the end.
+    assert len(lines) >= 2, output
+    for earlier, later in zip(lines, lines[1:]):
+        assert earlier[0] < later[0] and all(a <= b for a, b in zip(earlier[3:], later[3:]))
+    for _, at_source, at_target, *counts in lines:
+        assert 0 <= at_source <= at_target
+        assert all(applied <= captured for applied, captured in zip(counts[::2], counts[1::2]))
+    counts = lines[-1][3:]
+    committed = re.search(r"transactions with ([\d,]+) changes", output)[1]
+    assert counts[::2] == counts[1::2] and min(counts) > 0 and sum(counts[::2]) == float(committed.replace(",", ""))
 
 
 def test_the_script_says_why_a_database_cannot_be_reached(databases, sample):

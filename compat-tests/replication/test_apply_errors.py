@@ -21,12 +21,17 @@ def policies(word, **others):
     return {f"ApplyError{kind}Policy": word for kind in ("Insert", "Update", "Delete")} | others
 
 
+def applying(batch):
+    """In batches without a pause between them, or not."""
+    return {"TargetMetadata": {"BatchApplyEnabled": batch}, "ChangeProcessingTuning": {"BatchApplyTimeoutMin": 0}}
+
+
 def begin(following, behavior, batch=False):
     """A task whose target lacks two rows of table `t` and has one too many."""
     for name in ("t", "other"):
         following.source.create(name, KEYED)
         following.source.fill(name, 9)
-    following.start({"ErrorBehavior": TOLD | behavior, "TargetMetadata": {"BatchApplyEnabled": batch}})
+    following.start({"ErrorBehavior": TOLD | behavior} | applying(batch))
     following.wait_for_load("t", "other")
     there = following.target.table("t")
     following.target.execute(f"DELETE FROM {there} WHERE id IN (1, 2)", f"INSERT INTO {there} VALUES (10, 'theirs')")
@@ -82,9 +87,10 @@ def test_changes_that_conflict_are_told_with_statements_that_can_be_carried_out_
     assert following.task.status == "running"
 
 
+@in_both_ways
 @to_both_engines
-def test_changes_that_conflict_can_be_passed_over(following):
-    begin(following, policies("IGNORE_RECORD"))
+def test_changes_that_conflict_can_be_passed_over(following, batch):
+    begin(following, policies("IGNORE_RECORD"), batch)
     conflict(following)
     following.wait_for_counts("t", CAPTURED, UNDISPUTED)
     rows = following.target.rows("t")
@@ -131,9 +137,7 @@ def test_a_conflict_can_suspend_its_table_and_no_other(following, batch):
     for name in [*tables, "t", "other"]:
         following.source.create(name, KEYED)
         following.source.fill(name, 9)
-    task = following.start(
-        {"ErrorBehavior": TOLD | policies("SUSPEND_TABLE"), "TargetMetadata": {"BatchApplyEnabled": batch}}
-    )
+    task = following.start({"ErrorBehavior": TOLD | policies("SUSPEND_TABLE")} | applying(batch))
     following.wait_for_load(*tables, "t", "other")
     there = following.target.table
     following.target.execute(
@@ -191,10 +195,11 @@ def test_a_conflict_can_stop_the_task_which_goes_on_once_it_is_settled(following
     "escalation, told",
     [("LOG_ERROR", [3, 4]), ("SUSPEND_TABLE", None), ("STOP_TASK", None)],
 )
-@pytest.mark.parametrize("pair", [FROM_POSTGRES], indirect=True)
-def test_conflicts_are_escalated_when_there_are_too_many_of_a_table(following, escalation, told):
+@in_both_ways
+@to_both_engines
+def test_conflicts_are_escalated_when_there_are_too_many_of_a_table(following, escalation, told, batch):
     behavior = {"ApplyErrorEscalationCount": 3, "ApplyErrorEscalationPolicy": escalation}
-    begin(following, policies("IGNORE_RECORD", **behavior))
+    begin(following, policies("IGNORE_RECORD", **behavior), batch)
     following.target.execute(*[f"DELETE FROM {following.target.table(name)} WHERE id <= 5" for name in ("t", "other")])
     t, other = following.source.table("t"), following.source.table("other")
     # Two in another table count for that table alone.
@@ -219,15 +224,16 @@ def test_conflicts_are_escalated_when_there_are_too_many_of_a_table(following, e
             assert "Stop Reason FATAL_ERROR" in following.task.describe()["LastFailureMessage"]
 
 
+@in_both_ways
 @to_both_engines
-def test_a_value_that_the_target_does_not_take_costs_its_row_alone(following):
+def test_a_value_that_the_target_does_not_take_costs_its_row_alone(following, batch):
     pair = following.pair
     pair.make_target_schema()
     following.source.create("t", "id integer PRIMARY KEY, value varchar(20)")
     following.target.create("t", "id integer PRIMARY KEY, value varchar(5) NOT NULL")
     following.source.create("other", KEYED)
     following.source.fill("other", 1)
-    following.start(prepare("TRUNCATE_BEFORE_LOAD") | {"ErrorBehavior": TOLD})
+    following.start(prepare("TRUNCATE_BEFORE_LOAD") | {"ErrorBehavior": TOLD} | applying(batch))
     following.wait_for_load("t", "other")
     t = following.source.table("t")
     following.source.execute(
@@ -242,12 +248,13 @@ def test_a_value_that_the_target_does_not_take_costs_its_row_alone(following):
     others_go_on(following)
 
 
+@in_both_ways
 @to_both_engines
-def test_a_key_that_is_too_long_for_the_target_is_none_of_its_rows(following):
+def test_a_key_that_is_too_long_for_the_target_is_none_of_its_rows(following, batch):
     following.pair.make_target_schema()
     following.source.create("t", "k varchar(20) PRIMARY KEY, n integer")
     following.target.create("t", "k varchar(5) PRIMARY KEY, n integer")
-    following.start(prepare("TRUNCATE_BEFORE_LOAD") | {"ErrorBehavior": TOLD})
+    following.start(prepare("TRUNCATE_BEFORE_LOAD") | {"ErrorBehavior": TOLD} | applying(batch))
     following.wait_for_load("t")
     t = following.source.table("t")
     following.source.execute(
@@ -264,9 +271,10 @@ def test_a_key_that_is_too_long_for_the_target_is_none_of_its_rows(following):
 
 
 @pytest.mark.parametrize("policy", ["SUSPEND_TABLE", "STOP_TASK"])
+@in_both_ways
 @to_both_engines
-def test_a_table_that_vanishes_from_the_target_costs_that_table_or_the_task(following, policy):
-    begin(following, {"TableErrorPolicy": policy})
+def test_a_table_that_vanishes_from_the_target_costs_that_table_or_the_task(following, policy, batch):
+    begin(following, {"TableErrorPolicy": policy}, batch)
     following.target.execute(f"DROP TABLE {following.target.table('t')}")
     following.source.execute(f"UPDATE {following.source.table('t')} SET value = 'nowhere' WHERE id = 5")
     match policy:
@@ -278,9 +286,10 @@ def test_a_table_that_vanishes_from_the_target_costs_that_table_or_the_task(foll
             assert following.pair.schema in following.task.describe()["LastFailureMessage"]
 
 
+@in_both_ways
 @pytest.mark.parametrize("pair", ["postgres-mariadb", "mariadb-postgres"], indirect=True)
-def test_a_truncated_table_can_fail_the_task(following):
-    begin(following, {"ApplyErrorFailOnTruncationDdl": True})
+def test_a_truncated_table_can_fail_the_task(following, batch):
+    begin(following, {"ApplyErrorFailOnTruncationDdl": True}, batch)
     following.source.execute(f"TRUNCATE TABLE {following.source.table('t')}")
     wait_until(lambda: following.task.status == "failed", "the task has failed")
     message = following.task.describe()["LastFailureMessage"]

@@ -27,6 +27,22 @@ def test_batches_keep_the_least_time_between_them(following):
     assert 2.5 < seen[1] - seen[0] < 6
 
 
+@pytest.mark.parametrize("pair", ["postgres-mariadb", FROM_MARIADB], indirect=True)
+def test_a_batch_that_has_its_size_does_not_wait_for_its_time(following):
+    source, target = following.source, following.target
+    source.create("t", KEYED)
+    following.start(batch(BatchSplitSize=10, BatchApplyTimeoutMin=20, BatchApplyTimeoutMax=30))
+    following.wait_for_load("t")
+    t = source.table("t")
+    source.execute(*[f"INSERT INTO {t} VALUES ({number}, 'x')" for number in range(9)])
+    following.wait_until_captured("t", (9, 0, 0, 0))
+    assert target.rows("t") == []
+    source.execute(f"INSERT INTO {t} VALUES (9, 'x')", f"INSERT INTO {t} VALUES (10, 'of the next')")
+    wait_until(lambda: len(target.rows("t")) >= 10, "the batch is applied", 5)
+    following.wait_until_captured("t", (11, 0, 0, 0))
+    assert [id for id, _ in target.rows("t")] == list(range(10))
+
+
 @in_all_directions
 def test_of_a_row_that_changes_often_the_last_state_alone_reaches_the_target(following):
     pair, source, target = following.pair, following.source, following.target

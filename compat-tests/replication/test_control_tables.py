@@ -3,7 +3,104 @@
 import pytest
 from conftest import wait_until
 from following import FOLLOW, Following, clean_up, control_rows, following, resource_id  # noqa: F401
-from pairs import Pair, in_all_directions, pair  # noqa: F401
+from pairs import FROM_MARIADB, Pair, from_both_engines, in_all_directions, pair, to_both_engines  # noqa: F401
+
+# As the service makes them; the guide has the names in capitals and some of them cut.
+COLUMNS = {
+    "awsdms_apply_exceptions": ["TASK_NAME", "TABLE_OWNER", "TABLE_NAME", "ERROR_TIME", "STATEMENT", "ERROR"],
+    "awsdms_history": [
+        "server_name", "task_name", "timeslot_type", "timeslot", "timeslot_duration", "timeslot_latency", "timeslot_records",
+        "timeslot_volume",
+    ],
+    "awsdms_loopback_prevention": ["TASK_NAME", "TRANSACTIONS"],
+    "awsdms_status": [
+        "server_name", "task_name", "task_status", "status_time", "pending_changes", "disk_swap_size", "task_memory",
+        "source_current_position", "source_current_timestamp", "source_tail_position", "source_tail_timestamp",
+        "source_timestamp_applied",
+    ],
+    "awsdms_suspended_tables": [
+        "server_name", "task_name", "table_owner", "table_name", "suspend_reason", "suspend_timestamp",
+    ],
+    "awsdms_txn_state": ["SERVER_NAME", "TASK_NAME", "STATE_TIME", "CHECKPOINT"],
+}  # fmt: skip
+
+ALL = {"StatusTableEnabled": True, "HistoryTableEnabled": True, "SuspendedTablesTableEnabled": True}
+
+
+def named_rows(side, table, schema):
+    """The rows of a control table by the names of its columns."""
+    return [dict(zip(COLUMNS[table], row)) for row in side.rows(table, schema)]
+
+
+@to_both_engines
+def test_all_control_tables_are_where_the_settings_say_and_have_the_columns_of_the_service(following):
+    source, target = following.source, following.target
+    source.create("t", "id integer PRIMARY KEY, value integer")
+    ctl = following.pair.schema + "_ctl"
+    loopback = {"EnableLoopbackPrevention": True, "SourceSchema": following.pair.schema, "TargetSchema": ctl}
+    settings = {
+        "ControlTablesSettings": ALL | {"ControlSchema": ctl, "HistoryTimeslotInMinutes": 1},
+        "TargetMetadata": {"TaskRecoveryTableEnabled": True},
+        "LoopbackPreventionSettings": loopback,
+    }
+    following.start(settings)
+    following.wait_for_load("t")
+    source.fill("t", 3, "n")
+    following.wait_for_counts("t", (3, 0, 0, 0))
+    wait_until(lambda: set(target.tables(ctl)) >= set(COLUMNS), "all tables are there", 30)
+    assert {table: target.columns(table, ctl) for table in target.tables(ctl)} == COLUMNS
+    wait_until(lambda: named_rows(target, "awsdms_history", ctl), "the history is told", 30)
+    assert {row["timeslot_duration"] for row in named_rows(target, "awsdms_history", ctl)} == {1}
+
+
+@from_both_engines
+def test_without_settings_exceptions_alone_have_a_table_where_control_tables_are(following):
+    """The place of a task is kept in `awsdms_control`, out of the way."""
+    source, target = following.source, following.target
+    source.create("t", "id integer PRIMARY KEY, value integer")
+    following.start()
+    following.wait_for_load("t")
+    source.fill("t", 3, "n")
+    following.wait_for_counts("t", (3, 0, 0, 0))
+    assert target.tables("public") == ["awsdms_apply_exceptions"]
+
+
+@pytest.mark.parametrize("pair", [FROM_MARIADB], indirect=True)
+def test_status_and_history_tell_what_waits_and_what_has_come(following):
+    source, target = following.source, following.target
+    source.create("t", "id integer PRIMARY KEY, value integer")
+    ctl = following.pair.schema + "_ctl"
+    # The slot does not end during the test.
+    task = following.start({"ControlTablesSettings": ALL | {"ControlSchema": ctl, "HistoryTimeslotInMinutes": 1440}})
+    following.wait_for_load("t")
+    t = source.table("t")
+
+    def status():
+        (row,) = named_rows(target, "awsdms_status", ctl)
+        return row
+
+    with target.locked("t"):
+        source.execute(f"INSERT INTO {t} VALUES (0, 0)")
+        following.wait_until_captured("t", (1, 0, 0, 0))
+        source.execute(f"INSERT INTO {t} VALUES (1, 0), (2, 0), (3, 0)", f"UPDATE {t} SET value = 1 WHERE id > 1")
+        following.wait_until_captured("t", (4, 2, 0, 0))
+        wait_until(lambda: status()["pending_changes"] > 0, "some changes wait", 20)
+        waits = status()
+    assert waits["task_name"] == resource_id(task) and waits["task_status"] == "CHANGE PROCESSING"
+    following.wait_for_counts("t", (4, 2, 0, 0))
+    wait_until(lambda: status()["pending_changes"] == 0, "no change waits", 20)
+    done = status()
+    assert None not in done.values(), done
+    # Commits of the source, in UTC; MariaDB tells of the second alone.
+    age = done["status_time"] - done["source_timestamp_applied"]
+    assert 0 <= age.total_seconds() < 60 and done["source_current_timestamp"] == done["source_timestamp_applied"]
+    assert done["status_time"] > waits["status_time"]
+
+    def processed():
+        rows = named_rows(target, "awsdms_history", ctl)
+        return [row["timeslot_records"] for row in rows if row["timeslot_type"] == "CHANGE PROCESSING"]
+
+    wait_until(lambda: processed() == [6], "six records are told", 20)
 
 
 @in_all_directions

@@ -73,8 +73,19 @@ def crashing(request, databases, make_server, make_client):
         client.delete_replication_task(ReplicationTaskArn=follows.task.arn)
 
 
-@pytest.mark.parametrize("recovery_table", [False, True])
-def test_what_the_target_has_is_not_applied_again(crashing, recovery_table):
+in_each_way = pytest.mark.parametrize(
+    "settings",
+    [
+        ONE_BY_ONE,
+        ONE_BY_ONE | {"TargetMetadata": {"TaskRecoveryTableEnabled": True}},
+        {"TargetMetadata": {"BatchApplyEnabled": True}, "ChangeProcessingTuning": {"BatchApplyTimeoutMin": 0}},
+    ],
+    ids=["one-by-one", "recovery-table", "batch"],
+)
+
+
+@in_each_way
+def test_what_the_target_has_is_not_applied_again(crashing, settings):
     source, target, t = crashing.source, crashing.target, crashing.source.table
     source.create("narrowed", "id integer PRIMARY KEY, a integer, gone integer")
     source.create("moved", "id integer PRIMARY KEY, v text")
@@ -90,7 +101,7 @@ def test_what_the_target_has_is_not_applied_again(crashing, recovery_table):
         source.execute(f"ALTER TABLE {t('moved')} ALTER v SET STORAGE EXTERNAL")
         source.execute(f"ALTER TABLE {t('unique_values')} REPLICA IDENTITY FULL")
     names = ["narrowed", "moved", "unique_values", "swapped", "other"]
-    crashing.start(ONE_BY_ONE | {"TargetMetadata": {"TaskRecoveryTableEnabled": recovery_table}})
+    crashing.start(settings)
     crashing.wait_for_load(*names, "log")
     target.execute(f"CREATE UNIQUE INDEX u ON {target.table('unique_values')} (u)")
     crashing.keep()

@@ -7,13 +7,16 @@ from following import FOLLOW, following  # noqa: F401
 from pairs import FROM_POSTGRES, in_all_directions, pair  # noqa: F401
 
 
+in_both_ways = pytest.mark.parametrize("batch", [False, True], ids=["transactional", "batch"])
 from_postgres = pytest.mark.parametrize("pair", [FROM_POSTGRES], indirect=True)
 
 
-def begin(following, settings=None):
+def begin(following, settings=None, batch=False):
     following.source.create("t", "id integer PRIMARY KEY, value text, gone integer")
     following.source.insert("t", [(1, "one", 1), (2, "two", 2)])
-    following.start(settings)
+    # No pause between two batches.
+    applies = {"TargetMetadata": {"BatchApplyEnabled": batch}, "ChangeProcessingTuning": {"BatchApplyTimeoutMin": 0}}
+    following.start((settings or {}) | applies)
     following.wait_for_load("t")
     return following.source.table("t")
 
@@ -22,9 +25,10 @@ def policy(**handled):
     return {"ChangeProcessingDdlHandlingPolicy": handled}
 
 
+@in_both_ways
 @in_all_directions
-def test_columns_that_come_go_and_change_do_so_on_the_target(following):
-    t = begin(following)
+def test_columns_that_come_go_and_change_do_so_on_the_target(following, batch):
+    t = begin(following, batch=batch)
     execute = following.source.execute
     execute(f"ALTER TABLE {t} ADD COLUMN late varchar(20)", f"INSERT INTO {t} VALUES (3, 'three', 3, 'new')")
     following.wait_until_equal("t")
@@ -42,9 +46,10 @@ def test_columns_that_come_go_and_change_do_so_on_the_target(following):
     following.wait_for_counts("t", (2, 2, 0, 4))
 
 
+@in_both_ways
 @in_all_directions
-def test_a_table_that_comes_into_being_is_replicated(following):
-    begin(following)
+def test_a_table_that_comes_into_being_is_replicated(following, batch):
+    begin(following, batch=batch)
     new = following.source.table("new")
     following.source.create("new", "id integer PRIMARY KEY, value text")
     following.source.execute(f"INSERT INTO {new} VALUES (1, 'first')")
@@ -53,11 +58,25 @@ def test_a_table_that_comes_into_being_is_replicated(following):
     following.wait_until_equal("new")
     row = following.task.statistics()[(following.pair.schema, "new")]
     assert row["TableState"] == "Table completed"
+    assert (row["Ddls"], row["AppliedDdls"]) == (1, 1)
 
 
+@in_both_ways
 @in_all_directions
-def test_a_table_that_is_emptied_or_dropped_is_so_on_the_target(following):
-    t = begin(following)
+def test_a_renamed_table_is_another_by_whose_name_the_statement_is_counted(following, batch):
+    t = begin(following, batch=batch)
+    renamed = following.source.table("renamed")
+    rename = f"ALTER TABLE {t} RENAME TO renamed" if following.source.is_postgres else f"RENAME TABLE {t} TO {renamed}"
+    following.source.execute(rename, f"INSERT INTO {renamed} VALUES (3, 'three', 3)")
+    following.wait_until_equal("renamed")
+    following.wait_for_counts("renamed", (1, 0, 0, 1))
+    assert following.counts("t") == ((0, 0, 0, 0),) * 2
+
+
+@in_both_ways
+@in_all_directions
+def test_a_table_that_is_emptied_or_dropped_is_so_on_the_target(following, batch):
+    t = begin(following, batch=batch)
     following.source.execute(f"TRUNCATE TABLE {t}", f"INSERT INTO {t} VALUES (7, 'after', 7)")
     following.wait_until_equal("t")
     following.source.execute(f"DROP TABLE {t}")
@@ -65,15 +84,18 @@ def test_a_table_that_is_emptied_or_dropped_is_so_on_the_target(following):
     following.wait_for_counts("t", (1, 0, 0, 2))
 
 
+@in_both_ways
 @in_all_directions
-def test_what_the_policy_keeps_from_the_target_does_not_reach_it(following):
+def test_what_the_policy_keeps_from_the_target_does_not_reach_it(following, batch):
     kept = policy(HandleSourceTableDropped=False, HandleSourceTableTruncated=False, HandleSourceTableAltered=False)
-    t = begin(following, kept)
+    t = begin(following, kept, batch)
     following.source.execute(f"ALTER TABLE {t} ADD COLUMN late integer", f"INSERT INTO {t} VALUES (3, 'three', 3, 3)")
     following.wait_for_counts("t", (1, 0, 0, 1), (1, 0, 0, 0))
     assert following.target.columns("t") == ["id", "value", "gone"]
     following.source.execute(f"TRUNCATE TABLE {t}")
     following.wait_for_counts("t", (1, 0, 0, 2), (1, 0, 0, 0))
+    following.source.execute(f"DROP TABLE {t}")
+    following.wait_for_counts("t", (1, 0, 0, 3), (1, 0, 0, 0))
     assert len(following.target.rows("t")) == 3
 
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 from conftest import wait_until
 from following import KEYED, LOOSE, following, make_following, wait_until_alike  # noqa: F401
-from pairs import FROM_MARIADB, FROM_POSTGRES, in_all_directions, pair, transformation, with_rule  # noqa: F401
+from pairs import DIRECTIONS, FROM_MARIADB, FROM_POSTGRES, in_all_directions, pair, transformation, with_rule  # noqa: F401
 
 
 @in_all_directions
@@ -129,6 +129,19 @@ def test_open_transactions_are_waited_for_as_long_as_the_settings_say(following)
     assert "did not end within 1 s" in message
 
 
+ONE_AT_A_TIME = {"FullLoadSettings": {"MaxFullLoadSubTasks": 1}}
+
+
+def first_and_later(schema):
+    """Mappings that load the table `first` first and the table `later` then."""
+    mappings = {"rules": []}
+    for number, name in enumerate(("later", "first"), 1):
+        locator = {"schema-name": schema, "table-name": name}
+        rule = {"rule-type": "selection", "rule-id": str(number), "rule-name": str(number), "rule-action": "include"}
+        mappings["rules"].append(rule | {"object-locator": locator, "load-order": number})
+    return mappings
+
+
 @in_all_directions
 def test_a_table_that_changes_its_columns_while_another_loads_is_loaded_and_followed(following):
     pair, source, target = following.pair, following.source, following.target
@@ -136,15 +149,10 @@ def test_a_table_that_changes_its_columns_while_another_loads_is_loaded_and_foll
     source.create("later", KEYED)
     for name in ("first", "later"):
         source.fill(name, 10)
-    mappings = {"rules": []}
-    for number, name in enumerate(("later", "first"), 1):
-        locator = {"schema-name": pair.schema, "table-name": name}
-        rule = {"rule-type": "selection", "rule-id": str(number), "rule-name": str(number), "rule-action": "include"}
-        mappings["rules"].append(rule | {"object-locator": locator, "load-order": number})
     later = source.table("later")
     # The first cannot be dropped and created anew before.
     with target.locked("first"):
-        following.start({"FullLoadSettings": {"MaxFullLoadSubTasks": 1}}, mappings)
+        following.start(ONE_AT_A_TIME, first_and_later(pair.schema))
         pair.wait_for(following.task, "first", "Full load")
         source.execute(
             f"INSERT INTO {later} VALUES (11, 'before')",
@@ -159,6 +167,66 @@ def test_a_table_that_changes_its_columns_while_another_loads_is_loaded_and_foll
     wait_until(lambda: target.columns("later") == ["id", "n"], "the columns have changed", 30)
     following.wait_until_equal("first", "later")
     assert target.exceptions() == []
+
+
+@pytest.mark.parametrize(
+    "pair, statement",
+    [(FROM_POSTGRES, "TRUNCATE"), ("postgres-mariadb", "TRUNCATE"), *[(direction, "DROP") for direction in DIRECTIONS]],
+    indirect=["pair"],
+)
+def test_a_table_that_is_emptied_or_dropped_while_another_loads_is_so_on_the_target(following, statement):
+    pair, source, target = following.pair, following.source, following.target
+    pair.create_both("first", KEYED)
+    source.create("later", KEYED)
+    for name in ("first", "later"):
+        source.fill(name, 10)
+    later = source.table("later")
+    # The first cannot be dropped and created anew before.
+    with target.locked("first"):
+        following.start(ONE_AT_A_TIME, first_and_later(pair.schema))
+        pair.wait_for(following.task, "first", "Full load")
+        source.execute(f"INSERT INTO {later} VALUES (11, 'before')", f"{statement} TABLE {later}")
+        if statement == "TRUNCATE":
+            source.execute(f"INSERT INTO {later} VALUES (12, 'after')", f"INSERT INTO {later} VALUES (1, 'again')")
+    follows_in_the_end(following, statement, "first", "later")
+
+
+@pytest.mark.parametrize("statement", ["TRUNCATE", "DROP"])
+@in_all_directions
+def test_a_table_that_is_emptied_or_dropped_while_it_loads_is_so_on_the_target(following, statement):
+    pair, source, target = following.pair, following.source, following.target
+    pair.create_both("t", KEYED)
+    source.create("other", KEYED)
+    source.fill("t", 10)
+    t = source.table("t")
+    statements = [f"INSERT INTO {t} VALUES (11, 'before')", f"{statement} TABLE {t}"]
+    if statement == "TRUNCATE":
+        statements += [f"INSERT INTO {t} VALUES (12, 'after')", f"INSERT INTO {t} VALUES (1, 'again')"]
+    worker = threading.Thread(target=source.execute, args=statements)
+    with target.held_at("t", 5):
+        following.begin({"FullLoadSettings": {"TargetTablePrepMode": "TRUNCATE_BEFORE_LOAD"}})
+        pair.wait_for(following.task, "t", "Full load")
+        worker.start()
+        # The statement may have to wait for the reader.
+        worker.join(0.3)
+    worker.join()
+    follows_in_the_end(following, statement, "other", "t")
+
+
+def follows_in_the_end(following, statement, other, table):
+    """The other table is followed, and the one that the statement was for is as on the source."""
+    source, target = following.source, following.target
+    following.wait_for_load(other)
+    source.execute(f"INSERT INTO {source.table(other)} VALUES (100, 'last')")
+    following.wait_until_equal(other)
+    if statement == "TRUNCATE":
+        following.wait_until_equal(table)
+        source.execute(f"UPDATE {source.table(table)} SET v = 'in the end' WHERE id = 12")
+        following.wait_until_equal(table)
+        assert following.pair.states(following.task)[table] == "Table completed"
+    else:
+        wait_until(lambda: table not in target.tables(), "the table is gone", 30)
+    assert following.task.status == "running" and target.exceptions() == []
 
 
 @in_all_directions

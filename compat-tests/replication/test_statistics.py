@@ -1,13 +1,14 @@
 """What a task says of itself while it follows a source."""
 
+import contextlib
 import re
 import time
 import urllib.request
 
 import pytest
-from conftest import wait_until
-from following import KEYED, LOOSE, busy, following, wait_until_alike  # noqa: F401
-from pairs import GRACE_SECONDS, STOP_SECONDS, in_all_directions, pair  # noqa: F401
+from conftest import create_replication_instance, wait_until
+from following import KEYED, LOOSE, busy, following, following_of, wait_until_alike  # noqa: F401
+from pairs import FROM_MARIADB, GRACE_SECONDS, STOP_SECONDS, Pair, in_all_directions, pair  # noqa: F401
 
 
 @in_all_directions
@@ -97,3 +98,73 @@ def test_metrics_tell_how_far_behind_a_task_is_and_what_waits_where(following, s
     assert (told["CDCRowsTarget_total"], told["CDCChangesMemoryTarget"], told["CDCChangesDiskTarget"]) == (30_001, 0, 0)
     following.stop()
     assert metrics(server, task) == {}
+
+
+MEMORY_MIB = 200
+
+
+@pytest.fixture
+def lone_server(make_server):
+    """A server that has nothing else to do."""
+    return make_server()
+
+
+@pytest.fixture
+def lone(databases, lone_server, make_client):
+    """Follows on that server."""
+    client = make_client(url=lone_server.url)
+    arn = create_replication_instance(client)["ReplicationInstanceArn"]
+    with contextlib.closing(following_of(Pair(databases, FROM_MARIADB, client, arn), client)) as makes:
+        yield next(makes)
+
+
+def insert(source, table, first, last, length):
+    """One transaction of many rows."""
+    numbers = f"generate_series({first}, {last}) AS seq" if source.is_postgres else f"seq_{first}_to_{last}"
+    source.execute(f"INSERT INTO {source.table(table)} SELECT seq, repeat('x', {length}) FROM {numbers}")
+
+
+def memory_mib(server):
+    """What the server says of it."""
+    with urllib.request.urlopen(server.url + "/_dms-local/metrics", timeout=10) as answer:
+        return int(re.search(r"^process_resident_memory_bytes (\d+)$", answer.read().decode(), re.MULTILINE)[1]) / 2**20
+
+
+def test_memory_stays_within_bounds_however_much_waits_for_the_target(lone, lone_server):
+    source, target = lone.source, lone.target
+    source.create("t", "id integer PRIMARY KEY, v varchar(1000)")
+    lone.start()
+    lone.wait_for_load("t")
+    assert abs(memory_mib(lone_server) - lone_server.rss_mib()) < 10
+    with target.locked("t"):
+        # More than memory may be.
+        insert(source, "t", 1, 300_000, 800)
+        lone.wait_until_captured("t", (300_000, 0, 0, 0))
+        told = metrics(lone_server, lone.task)
+        assert told["CDCChangesDiskTarget"] > 200_000 and 0 < memory_mib(lone_server) < MEMORY_MIB
+        lone.stop()
+    assert lone_server.peak_mib() < MEMORY_MIB
+
+
+def test_a_disk_that_takes_nothing_pauses_reading_and_is_told(lone, lone_server):
+    source, target = lone.source, lone.target
+    source.create("t", "id integer PRIMARY KEY, v varchar(1000)")
+    # Where the folder for what waits should be.
+    (lone_server.data_dir / "spool").write_text("")
+    lone.start({"ChangeProcessingTuning": {"MemoryLimitTotal": 1}})
+    lone.wait_for_load("t")
+    name = lone.task.describe()["ReplicationTaskIdentifier"]
+    told = lambda: [
+        (event["EventCategories"], event["Message"])
+        for event in lone.pair.client.describe_events(SourceType="replication-task", SourceIdentifier=name)["Events"]
+        if event["Message"].startswith("Reading")
+    ]
+    paused = (["state change"], "Reading paused, disk usage limit reached.")
+    with target.locked("t"):
+        for first in range(1, 30_001, 10_000):
+            insert(source, "t", first, first + 9_999, 900)
+        wait_until(told, "the pause is told", 20)
+        assert told() == [paused] and lone.counts("t")[0][0] < 30_000 and lone.task.status == "running"
+    lone.wait_for_counts("t", (30_000, 0, 0, 0))
+    assert told() == [paused, (["state change"], "Reading resumed.")]
+    lone.wait_until_equal("t")

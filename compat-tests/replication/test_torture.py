@@ -4,11 +4,13 @@ import pytest
 from pairs import DIRECTIONS
 from torture import Torture
 
-KILLS = 4
+# So many there are when each fault has come once.
+KILLS = 5
 
 
+# Of these seeds, every other one applies in batches.
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("seed, direction", list(enumerate(DIRECTIONS, 1)))
+@pytest.mark.parametrize("seed, direction", list(enumerate(DIRECTIONS, 7)))
 def test_nothing_is_lost_or_doubled(databases, make_server, make_client, direction, seed):
     server = make_server()
     Torture(databases, server, make_client(url=server.url), direction, seed, say=print).run(KILLS)

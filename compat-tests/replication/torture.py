@@ -3,7 +3,7 @@
 
 A random workload runs on the source while dms-local is killed, servers are killed and started again, connections are cut,
 the target stands still or takes no writes, and the disk for what waits is full. In the end both databases must hold the
-same rows, and the task's statistics must be those of what the source has committed.
+same rows, and the task's statistics must be those of what the source has committed. Each fault comes once, then any of them.
 
     torture.py --direction postgres-postgres --seed 7 --kills 200
 
@@ -16,12 +16,14 @@ import contextlib
 import json
 import pathlib
 import random
+import re
 import select
 import shutil
 import socket
 import sys
 import threading
 import time
+import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -372,6 +374,9 @@ class Torture:
         self.dms = server
         self.client = client
         self.recovery_table = recovery_table
+        self.batch = self.random.choice([False, True])
+        self.say(f"batch apply: {self.batch}")
+        self.large_rows = 0
         schema = unique("torture").replace("-", "_")
         source, target = direction.split("-")
         self.source = Side(databases, source, "source", schema)
@@ -404,8 +409,12 @@ class Torture:
         retry = {"RecoverableErrorInterval": 1, "RecoverableErrorThrottling": False, "RecoverableErrorCount": -1}
         settings = {
             "ErrorBehavior": retry,
-            "TargetMetadata": {"TaskRecoveryTableEnabled": self.recovery_table},
-            "ChangeProcessingTuning": {"MinTransactionSize": self.random.choice([1, 50, 1000])},
+            "TargetMetadata": {"TaskRecoveryTableEnabled": self.recovery_table, "BatchApplyEnabled": self.batch},
+            "ChangeProcessingTuning": {
+                "MinTransactionSize": self.random.choice([1, 50, 1000]),
+                # In MB; so little that what waits goes to disk.
+                "MemoryLimitTotal": self.random.choice([0, 1]),
+            },
         }
         mappings = include(self.source.schema)
         for number, table in enumerate(sorted(set(TABLES) - set(self.tables)), 2):
@@ -473,18 +482,61 @@ class Torture:
         self.target.proxy.cut()
 
     def fill_disk(self):
-        """The folder for what waits cannot be made; the target stands still meanwhile."""
+        """The folder for what waits cannot be made, and the target stands still while the source writes more than fits in
+        memory."""
+        self.stop()
         spool = pathlib.Path(self.dms.data_dir) / "spool"
         shutil.rmtree(spool, ignore_errors=True)
-        if not spool.exists():
-            spool.write_text("")
-        self.hold_target()
+        spool.write_text("")
+        self.task.start("resume-processing")
+        wait_until(lambda: self.metric("CDCRowsTarget_total") > 0, "changes are applied again", 60)
+        paused, resumed = "Reading paused, disk usage limit reached.", "Reading resumed."
+        times_paused, times_resumed = self.events(paused), self.events(resumed)
+        for _ in range(6):
+            self.target.proxy.hold()
+            # Not so long that the target would be taken for lost.
+            held_until = time.monotonic() + 5
+            while self.events(paused) == times_paused and time.monotonic() < held_until:
+                self.write_large_rows()
+                time.sleep(0.5)
+            if self.events(paused) > times_paused:
+                break
+            # Nothing was to be applied, maybe because a new table had to be loaded first.
+            self.target.proxy.go_on()
+            time.sleep(1)
+        else:
+            raise AssertionError("the full disk was not noticed")
         spool.unlink()
+        self.target.proxy.go_on()
+        wait_until(lambda: self.events(resumed) > times_resumed, "reading is resumed", 60)
 
-    def stop_and_resume(self):
+    def write_large_rows(self):
+        """Some MB in rows of the ledger that tell of no changes, each smaller than a LOB may be."""
+        first, last = self.large_rows + 1, self.large_rows + 100
+        self.large_rows = last
+        numbers = f"generate_series({first}, {last}) AS seq" if self.source.is_postgres else f"seq_{first}_to_{last}"
+        ledger = self.source.table("ledger")
+        self.source.database.execute(f"INSERT INTO {ledger} SELECT -seq, rpad('{{}}', 30000) FROM {numbers}")
+
+    def events(self, message):
+        """How often the task has told this."""
+        events = self.client.describe_events(SourceType="replication-task", Duration=60)["Events"]
+        return [event["Message"] for event in events].count(message)
+
+    def metric(self, name):
+        """0 before the task runs."""
+        with urllib.request.urlopen(f"{self.dms.url}/_dms-local/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        told = re.search(rf'^{name}{{.*ReplicationTaskArn="{self.task.arn}"}} (\S+)$', text, re.MULTILINE)
+        return float(told[1]) if told else 0
+
+    def stop(self):
         self.wait_until_it_runs()
         self.task.stop()
         wait_until(lambda: self.task.status in ("stopped", "failed"), "the task has stopped", 30)
+
+    def stop_and_resume(self):
+        self.stop()
         self.task.start("resume-processing")
 
     FAULTS = [
@@ -513,15 +565,16 @@ class Torture:
         wait_until(runs, "the task runs", 60)
 
     def run(self, kills):
-        """Ends after so many kills of servers, and what comes between them."""
+        """Ends after so many kills of servers and what comes between them, but not before each fault has come once."""
         self.workload.start()
         self.task.start()
         self.wait_until_it_runs()
         faults = killed = 0
-        weights = [weight for _, weight in self.FAULTS]
-        while killed < kills:
+        every, weights = zip(*self.FAULTS)
+        to_come = self.random.sample(every, len(every))
+        while to_come or killed < kills:
             time.sleep(self.random.uniform(0.05, 1.2))
-            (fault,) = self.random.choices([fault for fault, _ in self.FAULTS], weights)
+            (fault,) = [to_come.pop()] if to_come else self.random.choices(every, weights)
             faults += 1
             killed += "kill" in fault.__name__
             self.say(f"{killed}/{kills} {fault.__name__}, {self.workload.number} transactions")

@@ -3,6 +3,8 @@
 //! The suite knows the traits and nothing of any engine: it makes its tables by [`Target::prepare`], fills them by a
 //! [`Writer`] and looks at them through [`Source`]. What only one engine has is tested in its own folder.
 
+mod changes;
+
 use super::*;
 use crate::data::{Column, DataType, ErrorKind, Row, Value};
 use crate::sandbox;

@@ -221,6 +221,8 @@ impl Drop for Reading {
 
 async fn read(run: &Run, mut reader: Box<dyn ChangeReader>, spool: &Spool) -> Result<std::convert::Infallible> {
     let mut seen = Seen::default();
+    // Whoever read before may have ended while it stood still.
+    tell_resumed(run).await;
     loop {
         let mut piece = Changes::default();
         run.metrics.asks();
@@ -229,18 +231,14 @@ async fn read(run: &Run, mut reader: Box<dyn ChangeReader>, spool: &Spool) -> Re
         run.metrics.read(rows, piece.bytes() as u64, commit);
         let pushing = spool.push(piece);
         tokio::pin!(pushing);
-        let mut told = None;
         loop {
             tokio::select! {
                 pushed = &mut pushing => break pushed?,
                 error = reader.keep_alive() => return Err(error),
-                () = tokio::time::sleep(PAUSE_LOOK) => tell_pause(run, spool, &mut told).await,
+                () = tokio::time::sleep(PAUSE_LOOK) => tell_pause(run, spool).await,
             }
         }
-        if told.is_some() {
-            task_log!(run.rules.log, Sorter, Info, "Reading from source is resumed");
-            let _ = run.reports.send(Report::ReadingResumed).await;
-        }
+        tell_resumed(run).await;
         run.metrics.holds(spool.usage());
     }
 }
@@ -249,9 +247,9 @@ async fn read(run: &Run, mut reader: Box<dyn ChangeReader>, spool: &Spool) -> Re
 const PAUSE_LOOK: Duration = Duration::from_secs(1);
 
 /// Says once that reading stands still.
-async fn tell_pause(run: &Run, spool: &Spool, told: &mut Option<Pause>) {
+async fn tell_pause(run: &Run, spool: &Spool) {
     let Some(pause) = spool.pause() else { return };
-    if told.is_some() {
+    if run.told_pause.load(Ordering::Relaxed) {
         return;
     }
     match &pause {
@@ -265,8 +263,16 @@ async fn tell_pause(run: &Run, spool: &Spool, told: &mut Option<Pause>) {
             task_log!(run.rules.log, Sorter, Warning, "Reading from source is paused. The disk takes no more: {error}");
         }
     }
-    let _ = run.reports.send(Report::ReadingPaused(pause.clone())).await;
-    *told = Some(pause);
+    let _ = run.reports.send(Report::ReadingPaused(pause)).await;
+    run.told_pause.store(true, Ordering::Relaxed);
+}
+
+async fn tell_resumed(run: &Run) {
+    if run.told_pause.load(Ordering::Relaxed) {
+        task_log!(run.rules.log, Sorter, Info, "Reading from source is resumed");
+        let _ = run.reports.send(Report::ReadingResumed).await;
+        run.told_pause.store(false, Ordering::Relaxed);
+    }
 }
 
 /// Counts what is read, by table, transaction after transaction.

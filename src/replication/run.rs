@@ -89,6 +89,8 @@ pub(super) struct Run {
     pub reports: mpsc::Sender<Report>,
     /// Changes are followed: a stop waits for a good moment.
     pub following: AtomicBool,
+    /// It was told that reading stands still, and not yet that it goes on.
+    pub told_pause: AtomicBool,
 }
 
 /// What comes to a running task from outside.

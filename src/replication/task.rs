@@ -201,6 +201,7 @@ async fn run(mut spec: TaskSpec, metrics: Arc<Metrics>, reports: mpsc::Sender<Re
         spool: spec.spool,
         reports: reports.clone(),
         following: AtomicBool::new(false),
+        told_pause: AtomicBool::new(false),
     });
     let log = &run.rules.log;
     task_log!(log, TaskManager, Info, "Task '{}' starts, {}", run.rules.task, run.migration.as_str());

@@ -226,6 +226,7 @@ fn load_with(world: &Arc<World>, settings: serde_json::Value) -> Arc<Run> {
         spool: std::path::PathBuf::new(),
         reports: mpsc::channel(1).0,
         following: AtomicBool::new(false),
+        told_pause: AtomicBool::new(false),
     })
 }
 

@@ -191,13 +191,19 @@ impl<'a> Apply<'a> {
         std::mem::take(&mut self.created)
     }
 
-    /// These tables came into being, and the log lacks rows of them: they have to be loaded.
+    /// These tables came into being, and the log lacks rows of them: they have to be loaded. What it did tell of them is
+    /// in the load, whether the target had the rows for it or not.
     pub fn must_load(&mut self, names: &[TableName], durable: &mut Option<Durable>) {
         for table in self.tables.iter_mut().flatten().filter(|table| names.contains(&table.version.schema.name)) {
             table.tally.unloaded = true;
+            table.tally.applied = table.tally.captured;
+            self.exceptions.retain(|exception| exception.table != table.plan.target.name);
         }
         let told = durable.iter_mut().flat_map(|durable| &mut durable.tables);
-        told.filter(|at| names.contains(&at.name)).for_each(|at| at.standing = Standing::Unloaded);
+        for at in told.filter(|at| names.contains(&at.name)) {
+            at.standing = Standing::Unloaded;
+            at.applied = at.captured;
+        }
     }
 
     /// In the middle of a transaction of the source.
@@ -425,7 +431,8 @@ impl<'a> Apply<'a> {
         }
         table.tally.captured.add(change.op, 1);
         table.tally.touched = true;
-        if self.applied_until.is_some() {
+        // The target has it, or the load that is to come.
+        if self.applied_until.is_some() || table.tally.unloaded {
             table.tally.applied.add(change.op, 1);
             return Ok(());
         }

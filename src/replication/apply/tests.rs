@@ -274,3 +274,35 @@ async fn log_that_holds_nothing_for_us_is_behind_when_the_batch_before_it_is_dur
     let durable = apply.at_due().await.unwrap().unwrap();
     assert_eq!((durable.position, durable.tables.len()), (further, 1));
 }
+
+/// Of a table that came into being, the log may tell before it is known that rows of it are lacking.
+#[tokio::test]
+async fn what_was_told_of_a_table_that_must_be_loaded_counts_as_in_the_load() {
+    let pair = Pair::new("CREATE TABLE t (a int PRIMARY KEY)", serde_json::json!({})).await;
+    pair.server.sql(&pair.from, "INSERT INTO t VALUES (1)");
+    let beginning = pair.source.log_end().await.unwrap();
+    pair.server.sql(&pair.from, "DELETE FROM t");
+    let mut reader = pair.source.changes(&pair.capture, &beginning, nothing_durable()).await.unwrap();
+    let mut apply = Apply::start(&pair.rules, &*pair.target, Start::default()).await.unwrap();
+    let mut take = async |apply: &mut Apply<'_>| {
+        let mut piece = Changes::default();
+        while !piece.entries.iter().any(|entry| matches!(entry, Entry::Commit { .. })) {
+            reader.next(&mut piece).await.unwrap();
+        }
+        apply.take(piece, true).await.unwrap().0
+    };
+    let mut durable = take(&mut apply).await;
+    let names = apply.take_created();
+    assert_eq!(names, [TableName::new("public", "t")]);
+    apply.must_load(&names, &mut durable);
+    let counts = |durable: Option<Durable>| {
+        let table = durable.unwrap().tables.into_iter().next().unwrap();
+        (table.captured, table.applied, table.standing)
+    };
+    let deleted = Counts { deletes: 1, ..Counts::default() };
+    assert_eq!(counts(durable), (deleted, deleted, Standing::Unloaded));
+    pair.server.sql(&pair.from, "INSERT INTO t VALUES (2)");
+    let both = Counts { inserts: 1, ..deleted };
+    assert_eq!(counts(take(&mut apply).await), (both, both, Standing::Unloaded));
+    assert_eq!(pair.server.sql(&pair.to, "SELECT count(*) FROM t"), "0");
+}

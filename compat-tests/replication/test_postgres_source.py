@@ -69,7 +69,7 @@ def test_a_plugin_that_the_server_lacks_is_refused_with_its_name(following, plug
     following.source.create("t", KEYED)
     following.pair.set_up_source(PostgreSQLSettings={"PluginName": plugin})
     message = following.failure()
-    assert "PluginName pglogical: the server does not have the extension pglogical" in message
+    assert "PluginName pglogical: the server has not loaded pglogical: add it to shared_preload_libraries" in message
     assert "Stop Reason FATAL_ERROR" in message
     assert left_behind(following.source) == []
 

@@ -18,6 +18,8 @@ pub enum ErrorKind {
     Apply,
     /// One table cannot be loaded at all: it vanished, no privilege, its definition is not accepted.
     Table,
+    /// A snapshot does not show a table, whose definition has changed since: a later one does.
+    Redefined,
     /// Nothing can go on: wrong password, unknown database, missing privilege for the whole task.
     Fatal,
 }

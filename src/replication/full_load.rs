@@ -108,38 +108,42 @@ impl Run {
                 self.suspended(index, &name);
                 Ok(())
             }
-            Err(error) if error.kind == ErrorKind::Table => match self.since_planned(&plan).await? {
-                Since::Same => self.failed(index, &name, error),
-                Since::Altered => {
-                    task_log!(
-                        self.rules.log,
-                        TargetLoad,
-                        Warning,
-                        "Table {name} was altered before it was read: {error}"
-                    );
-                    self.progress.update(index, |table| table.state = TableState::BeforeLoad);
-                    Ok(())
+            Err(error) if matches!(error.kind, ErrorKind::Table | ErrorKind::Redefined) => {
+                match self.since_planned(&plan, &error).await? {
+                    Since::Same => self.failed(index, &name, error),
+                    Since::Altered => {
+                        task_log!(
+                            self.rules.log,
+                            TargetLoad,
+                            Warning,
+                            "Table {name} was altered before it was read: {error}"
+                        );
+                        self.progress.update(index, |table| table.state = TableState::BeforeLoad);
+                        Ok(())
+                    }
+                    // By another name it is another table, which the log tells of.
+                    Since::Gone => {
+                        task_log!(self.rules.log, TargetLoad, Warning, "Table {name} went before it was read: {error}");
+                        self.take_away(&plan.target.name).await?;
+                        self.progress.update(index, |table| table.state = TableState::DoesNotExist);
+                        Ok(())
+                    }
                 }
-                // By another name it is another table, which the log tells of.
-                Since::Gone => {
-                    task_log!(self.rules.log, TargetLoad, Warning, "Table {name} went before it was read: {error}");
-                    self.take_away(&plan.target.name).await?;
-                    self.progress.update(index, |table| table.state = TableState::DoesNotExist);
-                    Ok(())
-                }
-            },
+            }
             Err(error) => self.failed(index, &name, error),
         }
     }
 
     /// What became of a table on the source, in a task that learns from the log of what comes instead.
-    async fn since_planned(&self, plan: &TablePlan) -> Result<Since> {
+    async fn since_planned(&self, plan: &TablePlan, error: &Error) -> Result<Since> {
         let entry = TableEntry { name: plan.source.name.clone(), kind: plan.source.kind };
         if !self.migration.has_changes() {
             return Ok(Since::Same);
         }
         match self.source.describe(&[entry]).await.as_deref() {
             Ok([]) => Ok(Since::Gone),
+            // Such as a TRUNCATE, which leaves the columns as they are.
+            Ok(_) if error.kind == ErrorKind::Redefined => Ok(Since::Altered),
             Ok([now, ..]) if now.columns != plan.source.columns => Ok(Since::Altered),
             Err(error) if error.kind == ErrorKind::Recoverable => Err(error.clone()),
             Ok(_) | Err(_) => Ok(Since::Same),

@@ -38,10 +38,12 @@ pub fn action(kind: ErrorKind, behavior: &ErrorBehavior, counts: Counts) -> Acti
         // During full load every write is an insert of a new row, so a row that is there already is a data error.
         ErrorKind::Data | ErrorKind::Apply => data_action(behavior.data_error_policy, behavior, counts),
         ErrorKind::Truncation => data_action(behavior.data_truncation_error_policy, behavior, counts),
-        ErrorKind::Table if reached(counts.table_errors, behavior.table_error_escalation_count) => {
+        ErrorKind::Table | ErrorKind::Redefined
+            if reached(counts.table_errors, behavior.table_error_escalation_count) =>
+        {
             behavior.table_error_escalation_policy.into()
         }
-        ErrorKind::Table => behavior.table_error_policy.into(),
+        ErrorKind::Table | ErrorKind::Redefined => behavior.table_error_policy.into(),
         ErrorKind::Recoverable => match retry_delay(counts.recoveries.saturating_add(1), behavior) {
             Some(after) => Action::Retry { after },
             None => Action::StopTask,

@@ -237,7 +237,7 @@ fn costs_rows_only(error: &Error) -> bool {
         ErrorKind::Data | ErrorKind::Truncation | ErrorKind::Apply => true,
         // 1118 and 139: a row too long for a page, although the table was accepted.
         ErrorKind::Table => !matches!(error.native, Some(1050..=1117 | 1142 | 1143 | 1146 | 1412)),
-        ErrorKind::Recoverable | ErrorKind::Fatal => false,
+        ErrorKind::Recoverable | ErrorKind::Redefined | ErrorKind::Fatal => false,
     }
 }
 

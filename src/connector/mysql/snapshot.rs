@@ -21,6 +21,8 @@ const ATTEMPTS: usize = 10;
 /// The global read lock waits at most this long for running statements: everybody else waits behind it.
 const LOCK_WAIT_SECONDS: u32 = 5;
 
+const TABLE_DEFINITION_CHANGED: i64 = 1412;
+
 /// Opens `readers` sessions that see the same moment, or one if the server allows no more.
 pub(super) async fn open(connection: &Connection, settings: &Settings, readers: usize) -> Result<MySqlSnapshot> {
     let mut clients = sessions(connection, settings, readers).await?;
@@ -223,7 +225,7 @@ impl Snapshot for MySqlSnapshot {
             if !client.is_busy() {
                 self.pool.give_back(client);
             }
-            return Err(error.while_doing(format!("read {table}")));
+            return Err(of_snapshot(error).while_doing(format!("read {table}")));
         }
         let reader = TableReader {
             slot: Some(Slot { client, pool: Arc::clone(&self.pool), _permit: permit }),
@@ -331,8 +333,18 @@ struct LongRow {
 impl Reader for TableReader {
     async fn next(&mut self, batch: &mut Batch) -> Result<bool> {
         batch.clear(self.format);
-        self.fill(batch).await.map_err(|error| error.while_doing(format!("read {}", self.table)))?;
+        let filled = self.fill(batch).await;
+        filled.map_err(|error| of_snapshot(error).while_doing(format!("read {}", self.table)))?;
         Ok(!batch.is_empty() || batch.rows() > 0)
+    }
+}
+
+/// What is to be said of a statement that reads from a snapshot: of a table whose definition has changed after it, a
+/// TRUNCATE being such a change, it shows nothing.
+fn of_snapshot(error: Error) -> Error {
+    match error.native {
+        Some(TABLE_DEFINITION_CHANGED) => error.into_kind(ErrorKind::Redefined),
+        _ => error,
     }
 }
 

@@ -45,7 +45,7 @@ pub(super) async fn change(client: &mut Client, places: &Places, change: &TableC
     // Rows that do not go with a new definition cost the table, not themselves.
     changed.map_err(|error| match error.kind {
         ErrorKind::Data | ErrorKind::Truncation | ErrorKind::Apply => error.into_kind(ErrorKind::Table),
-        ErrorKind::Recoverable | ErrorKind::Table | ErrorKind::Fatal => error,
+        ErrorKind::Recoverable | ErrorKind::Table | ErrorKind::Redefined | ErrorKind::Fatal => error,
     })
 }
 

@@ -123,11 +123,11 @@ async fn contents(engine: &Engine, connection: &Connection, table: &TableSchema)
 
 /// The place after the last transaction of these.
 fn end_of(pieces: &[Changes]) -> Position {
-    let ends = pieces.iter().flat_map(|piece| &piece.entries).filter_map(|entry| match entry {
+    let mut ends = pieces.iter().flat_map(|piece| &piece.entries).filter_map(|entry| match entry {
         Entry::Commit { position, .. } => Some(position.clone()),
         _ => None,
     });
-    ends.last().expect("a transaction")
+    ends.next_back().expect("a transaction")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,7 @@
 //! Connections to database servers: TCP, then TLS by the endpoint's `SslMode`.
 
+mod socket;
+
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,18 +23,29 @@ use tokio_rustls::rustls::{
 
 use super::SslMode;
 use crate::data::{Error, Result};
+pub use socket::Socket;
 
 /// A server that does not answer in this time counts as unreachable.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A byte stream to a server, encrypted or not.
 pub enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
+}
+
+impl Stream {
+    /// What arrives wakes nobody up until a read finds nothing: for who reads in large portions now and then.
+    pub fn unwatch(&mut self) {
+        match self {
+            Stream::Plain(socket) => socket.unwatch(),
+            Stream::Tls(stream) => stream.get_mut().0.unwatch(),
+        }
+    }
 }
 
 /// Connects to the server. The error says which of unknown host, refused and no answer it was.
-pub async fn connect(server: &str, port: u16) -> Result<TcpStream> {
+pub async fn connect(server: &str, port: u16) -> Result<Socket> {
     let attempt = tokio::time::timeout(CONNECT_TIMEOUT, async {
         let addresses = tokio::net::lookup_host((server, port)).await.map_err(|error| {
             Error::recoverable(format!("could not translate host name \"{server}\" to address: {error}"))
@@ -55,7 +68,7 @@ pub async fn connect(server: &str, port: u16) -> Result<TcpStream> {
     })?;
     // Replies are small and awaited; waiting to fill a segment would only add latency.
     let _ = stream.set_nodelay(true);
-    Ok(stream)
+    Ok(stream.into())
 }
 
 /// An operating-system error without the `(os error 111)` that Rust appends.
@@ -68,7 +81,7 @@ fn plain(error: &io::Error) -> String {
 }
 
 /// Encrypts a connection on which the server has agreed to TLS. `mode` is not [`SslMode::None`].
-pub async fn encrypt(stream: TcpStream, server: &str, mode: SslMode, ca_pem: Option<&str>) -> Result<Stream> {
+pub async fn encrypt(stream: Socket, server: &str, mode: SslMode, ca_pem: Option<&str>) -> Result<Stream> {
     let config = client_config(mode, ca_pem)?;
     let name = ServerName::try_from(server.to_owned())
         .map_err(|_| Error::fatal(format!("\"{server}\" is not a name a TLS certificate can hold")))?;

@@ -378,6 +378,7 @@ impl ChangeReader for PostgresChanges {
             // What has begun in the middle of a transaction goes on at once; between two of them nobody knows.
             let mut pause = self.log.is_between_transactions() && !self.client.has_message();
             if !full && !self.client.has_message() && self.open.is_none() && self.pace.is_busy() {
+                self.client.unwatch();
                 sleep(pace::MOMENT).await;
                 self.client.take_in()?;
                 pause &= !self.client.has_message();

@@ -380,6 +380,11 @@ impl Client {
         matches!(self.input.header(), Ok(Some((_, length))) if self.input.bytes().len() >= length + 5)
     }
 
+    /// What arrives wakes nobody up until there is nothing to take in.
+    pub fn unwatch(&mut self) {
+        self.stream.unwatch();
+    }
+
     /// Takes in what has arrived, without waiting for more.
     pub fn take_in(&mut self) -> Result<()> {
         if self.input.room() == 0 {

@@ -3,9 +3,8 @@
 use std::ops::Range;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
-use crate::connector::net::Stream;
+use crate::connector::net::{Socket, Stream};
 use crate::data::{Error, Result};
 
 /// A packet of this length goes on in the next one.
@@ -58,7 +57,7 @@ pub(super) enum Whole {
 }
 
 impl Packets {
-    pub(super) fn new(stream: TcpStream) -> Packets {
+    pub(super) fn new(stream: Socket) -> Packets {
         Packets {
             stream: Some(Stream::Plain(stream)),
             buffer: vec![0; BUFFER].into_boxed_slice(),
@@ -80,7 +79,7 @@ impl Packets {
 
     /// Takes the plain connection out for encryption. Bytes that arrived too early would have been sent by somebody
     /// who does not hold the key: they are an error.
-    pub(super) fn take_plain(&mut self) -> Result<TcpStream> {
+    pub(super) fn take_plain(&mut self) -> Result<Socket> {
         if self.start != self.end {
             return Err(Error::fatal("the server sent data before encryption began"));
         }
@@ -342,7 +341,7 @@ fn lost(error: std::io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     /// A peer that sends `bytes` and then closes.
     async fn peer(bytes: Vec<u8>) -> Packets {
@@ -352,7 +351,7 @@ mod tests {
             let (mut stream, _) = listener.accept().await.unwrap();
             let _ = stream.write_all(&bytes).await;
         });
-        Packets::new(TcpStream::connect(address).await.unwrap())
+        Packets::new(TcpStream::connect(address).await.unwrap().into())
     }
 
     fn framed(payload: &[u8]) -> Vec<u8> {

@@ -5,10 +5,9 @@ use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use super::{Client, ERROR, Input, READY, ServerError, broken, lost};
-use crate::connector::net::{self, Stream};
+use crate::connector::net::{self, Socket, Stream};
 use crate::connector::postgres::Settings;
 use crate::connector::{Connection, SslMode};
 use crate::data::{Error, Result};
@@ -64,12 +63,7 @@ impl Client {
         }
     }
 
-    async fn start(
-        stream: TcpStream,
-        connection: &Connection,
-        settings: &Settings,
-        purpose: Purpose,
-    ) -> Result<Client> {
+    async fn start(stream: Socket, connection: &Connection, settings: &Settings, purpose: Purpose) -> Result<Client> {
         let stream = match connection.ssl_mode {
             SslMode::None => Stream::Plain(stream),
             _ => encrypt(stream, connection).await?,
@@ -180,7 +174,7 @@ impl Client {
 
 /// Asks the server for TLS and starts it. The answer is read alone, so nothing that comes after it unencrypted can be
 /// taken for part of the session.
-async fn encrypt(mut stream: TcpStream, connection: &Connection) -> Result<Stream> {
+async fn encrypt(mut stream: Socket, connection: &Connection) -> Result<Stream> {
     let mut request = BytesMut::new();
     frontend::ssl_request(&mut request);
     stream.write_all(&request).await.map_err(|error| lost(&error))?;

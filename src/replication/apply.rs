@@ -29,8 +29,14 @@ use own::OwnTables;
 use rows::row;
 use table::{Table, Tally};
 
-/// What waits is applied when it takes this much memory, though its transaction be not at its end.
+/// What waits is applied when it takes this much memory, though its transaction be not at its end …
 const HELD_BYTES_MAX: usize = 8 << 20;
+
+/// … and this much of a batch, which folds the better the larger it is, where `BatchApplyMemoryLimit` is not less.
+const BATCH_BYTES_MAX: usize = 32 << 20;
+
+/// What a change that waits takes beside its row, about.
+const WAITING_BYTES: usize = 2 * size_of::<(usize, NetChange)>() + 32;
 
 /// How many times `MinTransactionSize` goes into a transaction of the target while more is there.
 const TRANSACTION_FACTOR: usize = 10;
@@ -100,6 +106,8 @@ pub struct Apply<'a> {
     /// Changes since the target's last commit, and since when there are some.
     changes: usize,
     since: Option<Instant>,
+    /// A batch has taken the memory that it may.
+    is_full: bool,
     /// When the batch before began to be applied.
     batch_began: Instant,
     /// The place after the last transaction of the source that is complete here, and when that committed.
@@ -157,6 +165,7 @@ impl<'a> Apply<'a> {
             stage: Stage::None,
             changes: 0,
             since: None,
+            is_full: false,
             batch_began: Instant::now(),
             complete: None,
             complete_time: None,
@@ -279,6 +288,8 @@ impl<'a> Apply<'a> {
                 }
             }
         }
+        let is_over = self.held() > self.held_max();
+        self.is_full |= is_over;
         if !self.partial {
             if self.is_due(idle) {
                 durable = merge(durable, self.commit().await?);
@@ -290,14 +301,26 @@ impl<'a> Apply<'a> {
                 durable = self.beyond(durable, resume);
             }
         }
-        let held = self.pieces.iter().map(Changes::bytes).sum::<usize>();
         if self.order.is_empty() {
             self.pieces.clear();
-        } else if held > HELD_BYTES_MAX {
+        } else if is_over {
             self.flush().await?;
             self.pieces.clear();
         }
         Ok((durable, None))
+    }
+
+    /// The memory that what waits takes, about.
+    fn held(&self) -> usize {
+        self.pieces.iter().map(Changes::bytes).sum::<usize>() + self.order.len() * WAITING_BYTES
+    }
+
+    fn held_max(&self) -> usize {
+        if !self.is_batch() {
+            return HELD_BYTES_MAX;
+        }
+        let limit_mb = self.rules.settings.change_processing.batch_memory_limit_mb;
+        usize::try_from(limit_mb.saturating_mul(1 << 20)).unwrap_or(usize::MAX).min(BATCH_BYTES_MAX)
     }
 
     /// Makes what waits durable when it is due; must be called at [`Apply::due`].
@@ -353,7 +376,7 @@ impl<'a> Apply<'a> {
     fn is_enough(&self, idle: bool) -> bool {
         let tuning = &self.rules.settings.change_processing;
         if self.is_batch() {
-            return tuning.batch_split_size > 0 && self.changes >= tuning.batch_split_size;
+            return self.is_full || (tuning.batch_split_size > 0 && self.changes >= tuning.batch_split_size);
         }
         let enough = if idle { 1 } else { TRANSACTION_FACTOR } * tuning.min_transaction_size;
         self.changes >= enough || self.due().is_some_and(|due| due <= Instant::now())
@@ -361,7 +384,10 @@ impl<'a> Apply<'a> {
 
     fn is_due(&self, idle: bool) -> bool {
         let nothing_waits = self.changes == 0;
-        nothing_waits || (idle && !self.is_batch()) || self.due().is_some_and(|due| due <= Instant::now())
+        nothing_waits
+            || (idle && !self.is_batch())
+            || (self.is_full && self.is_batch())
+            || self.due().is_some_and(|due| due <= Instant::now())
     }
 
     /// All that ended up to this place is behind us, whether the log told of it or not.
@@ -467,13 +493,11 @@ impl<'a> Apply<'a> {
         }
         for attempt in 0..2 {
             let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
-            let found_by = change.old.or(change.new).map(|image| row(&self.pieces, image));
             let whole = change.new.is_none_or(|new| {
                 let new = row(&self.pieces, new);
                 table.plan.columns.iter().all(|column| new.get(*column) != Value::Absent)
             });
-            let Some(found_by) = found_by else { return Ok(()) };
-            match table.waiting.add(change, &found_by, &table.source_key, whole) {
+            match table.waiting.add(change, |image| row(&self.pieces, image), &table.source_key, whole) {
                 Ok(()) => break,
                 Err(ApplyFirst) if attempt == 0 => self.flush().await?,
                 Err(ApplyFirst) => return Err(Error::fatal("a change does not go with none before it")),
@@ -548,6 +572,7 @@ impl<'a> Apply<'a> {
         }
         self.changes = 0;
         self.since = None;
+        self.is_full = false;
         let Some(position) = self.complete.take() else { return Ok(None) };
         let position = self.passed.take().unwrap_or(position);
         self.reach(&position);

@@ -104,7 +104,8 @@ impl Run {
 
     fn limits(&self) -> Limits {
         let memory_mb = self.rules.settings.change_processing.memory_limit_total_mb;
-        let memory_bytes = usize::try_from(memory_mb << 20).unwrap_or(usize::MAX).min(MEMORY_BYTES_MAX);
+        let memory_bytes =
+            usize::try_from(memory_mb.saturating_mul(1 << 20)).unwrap_or(usize::MAX).min(MEMORY_BYTES_MAX);
         Limits { memory_bytes, file_bytes: FILE_BYTES_MAX }
     }
 

@@ -3,7 +3,9 @@
 //! Within one transaction of the target only what it leaves behind shows, so changes of different rows may be applied in
 //! any order, and of one row the last state will do. What cannot be folded is said so: then what waits is applied first.
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+
+use hashbrown::HashTable;
 
 use crate::data::{Op, Row, Value};
 
@@ -26,9 +28,11 @@ pub struct NetChange {
 #[derive(Debug, Default)]
 pub struct NetChanges {
     changes: Vec<NetChange>,
-    /// Where the change of a key is.
-    by_key: HashMap<Vec<u8>, usize>,
+    /// Where the change of a key is, by the key's hash: the keys themselves are in the rows.
+    by_key: HashTable<(u64, u32)>,
+    hashes: RandomState,
     key: Vec<u8>,
+    other_key: Vec<u8>,
 }
 
 /// A change does not go together with those that wait.
@@ -54,19 +58,36 @@ impl NetChanges {
         self.changes.push(NetChange { op: Op::Insert, old: None, new: Some(new) });
     }
 
-    /// Adds a change that does not touch the row's key, whose values are those of `key` in the row `found_by`.
+    /// Adds a change that does not touch the row's key, which is the columns `key` of the rows that `row` gives.
     /// `whole` tells that the new image, if there is one, lacks no value.
-    pub fn add(&mut self, change: NetChange, found_by: &Row<'_>, key: &[usize], whole: bool) -> Result<(), ApplyFirst> {
-        self.key.clear();
-        for index in key {
-            write_key(found_by.get(*index), &mut self.key);
-        }
-        let Some(place) = self.by_key.get(&self.key) else {
-            self.by_key.insert(self.key.clone(), self.changes.len());
+    pub fn add<'a>(
+        &mut self,
+        change: NetChange,
+        row: impl Fn(Image) -> Row<'a>,
+        key: &[usize],
+        whole: bool,
+    ) -> Result<(), ApplyFirst> {
+        let key_of = |change: &NetChange, into: &mut Vec<u8>| {
+            into.clear();
+            if let Some(image) = change.old.or(change.new) {
+                let row = row(image);
+                key.iter().for_each(|column| write_key(row.get(*column), into));
+            }
+        };
+        key_of(&change, &mut self.key);
+        let hash = self.hashes.hash_one(&self.key);
+        let is_same = |(other, place): &(u64, u32)| {
+            *other == hash && {
+                key_of(&self.changes[*place as usize], &mut self.other_key);
+                self.other_key == self.key
+            }
+        };
+        let Some((_, place)) = self.by_key.find(hash, is_same) else {
+            self.by_key.insert_unique(hash, (hash, self.changes.len() as u32), |(hash, _)| *hash);
             self.changes.push(change);
             return Ok(());
         };
-        let waiting = &mut self.changes[*place];
+        let waiting = &mut self.changes[*place as usize];
         *waiting = match (waiting.op, change.op) {
             (Op::Insert, Op::Update) if whole => NetChange { new: change.new, ..*waiting },
             (Op::Update, Op::Update) if whole => NetChange { new: change.new, ..*waiting },
@@ -130,8 +151,8 @@ mod tests {
             Op::Delete => NetChange { op, old: image(row), new: None },
             Op::Insert | Op::Update => NetChange { op, old: None, new: image(row) },
         };
-        let row = batch.row(row as usize);
-        net.add(change, &row, &[0], row.get(1) != Value::Absent)
+        let whole = batch.row(row as usize).get(1) != Value::Absent;
+        net.add(change, |image| batch.row(image.row as usize), &[0], whole)
     }
 
     #[test]

@@ -306,3 +306,30 @@ async fn what_was_told_of_a_table_that_must_be_loaded_counts_as_in_the_load() {
     assert_eq!(counts(take(&mut apply).await), (both, both, Standing::Unloaded));
     assert_eq!(pair.server.sql(&pair.to, "SELECT count(*) FROM t"), "0");
 }
+
+/// Its time is far away.
+#[tokio::test]
+async fn a_batch_goes_when_it_has_its_memory() {
+    let settings = serde_json::json!({
+        "TargetMetadata": { "BatchApplyEnabled": true },
+        "ChangeProcessingTuning": { "BatchApplyMemoryLimit": 1, "BatchApplyTimeoutMin": 3600, "BatchApplyTimeoutMax": 7200 },
+    });
+    let pair = Pair::new("CREATE TABLE t (a int PRIMARY KEY, b text)", settings).await;
+    let insert = |rows: &str| format!("INSERT INTO t SELECT n, repeat('b', 1000) FROM generate_series({rows}) n;");
+    let small: String = (1..=600).map(|n| insert(&format!("{n}, {n}"))).collect();
+    pair.server.sql(&pair.from, &format!("{small} {}", insert("1001, 5000")));
+    let mut reader = pair.source.changes(&pair.capture, &pair.beginning, nothing_durable()).await.unwrap();
+    let names = pair.capture.tables.iter().map(|table| (table.name.clone(), Known::default()));
+    let start = Start { tables: names.collect(), ..Start::default() };
+    let mut apply = Apply::start(&pair.rules, &*pair.target, start).await.unwrap();
+    let (mut durable, mut bytes) = (None, 0);
+    while durable.is_none() {
+        let mut piece = Changes::default();
+        reader.next(&mut piece).await.unwrap();
+        bytes += piece.bytes();
+        (durable, _) = apply.take(piece, true).await.unwrap();
+        assert!(bytes < 8 << 20, "{bytes} bytes wait");
+    }
+    // Not before it has it; what is too large for it at once becomes durable in its end.
+    assert_eq!((durable.unwrap().rows, pair.server.sql(&pair.to, "SELECT count(*) FROM t")), (4600, "4600".into()));
+}

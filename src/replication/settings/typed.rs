@@ -75,7 +75,7 @@ pub struct ChangeProcessing {
     /// … and the longest.
     #[serde(rename = "BatchApplyTimeoutMax")]
     pub batch_timeout_max_s: u64,
-    /// Memory of a batch, in MB.
+    /// Memory of a batch, in MB; above 32 it is 32.
     #[serde(rename = "BatchApplyMemoryLimit")]
     pub batch_memory_limit_mb: u64,
     /// Changes in a batch at most; 0 for any number.

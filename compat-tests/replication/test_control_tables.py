@@ -101,6 +101,12 @@ def test_status_and_history_tell_what_waits_and_what_has_come(following):
         return [row["timeslot_records"] for row in rows if row["timeslot_type"] == "CHANGE PROCESSING"]
 
     wait_until(lambda: processed() == [6], "six records are told", 20)
+    # What came since the table was written last is told in the end.
+    source.execute(f"INSERT INTO {t} VALUES (7, 0), (8, 0)")
+    following.wait_for_counts("t", (6, 2, 0, 0))
+    task.stop()
+    task.wait("stopped")
+    assert processed() == [8]
 
 
 @in_all_directions
@@ -129,6 +135,8 @@ def test_status_history_and_suspended_tables_are_told(following):
     task.stop()
     task.wait("stopped")
     assert told("awsdms_status")[0][2] == "NOT RUNNING"
+    # Whatever slots the load and its end have fallen into.
+    assert sum(row[6] for row in told("awsdms_history") if row[2] == "FULL LOAD") == 3
 
 
 @in_all_directions

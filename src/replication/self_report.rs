@@ -2,6 +2,8 @@
 //! latency in its log.
 //! <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Tasks.CustomizingTasks.TaskSettings.ControlTable.html>
 
+mod history;
+
 use std::time::{Duration, SystemTime};
 
 use tokio::time::{MissedTickBehavior, interval};
@@ -14,6 +16,7 @@ use super::progress::TableState;
 use super::run::Run;
 use crate::connector::Applier;
 use crate::data::Result;
+use history::{CHANGE_PROCESSING, Done, FULL_LOAD, History};
 
 /// How often the tables are written. (A guess: the service states nothing.)
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -30,14 +33,8 @@ pub(super) struct SelfReport<'a> {
     history: Option<ControlTable>,
     suspended_tables: Option<ControlTable>,
     applier: Option<Box<dyn Applier>>,
-    slot: Option<Slot>,
-}
-
-/// A slot of `awsdms_history` and what was counted before it began.
-struct Slot {
-    number: u64,
-    loaded_before: u64,
-    before: Reading,
+    /// What this run of the task has done: one that was started in a slot of an earlier run takes that one's place.
+    done: History,
 }
 
 impl<'a> SelfReport<'a> {
@@ -54,7 +51,7 @@ impl<'a> SelfReport<'a> {
             history: made(settings.history_table_enabled, ControlTable::history),
             suspended_tables: made(settings.suspended_tables_table_enabled, ControlTable::suspended_tables),
             applier: None,
-            slot: None,
+            done: History::new(settings.history_timeslot_minutes, done(run)),
         }
     }
 
@@ -64,8 +61,8 @@ impl<'a> SelfReport<'a> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let loading = self.is_loading();
-            if let Err(error) = self.tell(if loading { "FULL LOAD" } else { "CHANGE PROCESSING" }).await {
+            let running = if self.is_loading() { FULL_LOAD } else { CHANGE_PROCESSING };
+            if let Err(error) = self.tell(Some(running)).await {
                 self.applier = None;
                 task_log!(self.run.rules.log, TaskManager, Warning, "Control tables were not written: {error}");
             }
@@ -75,9 +72,7 @@ impl<'a> SelfReport<'a> {
 
     /// The last word, of a task that has ended.
     pub async fn end(&mut self) {
-        if self.status.is_some() {
-            let _ = tokio::time::timeout(LAST_TIMEOUT, self.tell("NOT RUNNING")).await;
-        }
+        let _ = tokio::time::timeout(LAST_TIMEOUT, self.tell(None)).await;
     }
 
     fn is_loading(&self) -> bool {
@@ -103,7 +98,7 @@ impl<'a> SelfReport<'a> {
         );
     }
 
-    async fn tell(&mut self, status: &str) -> Result<()> {
+    async fn tell(&mut self, running: Option<&str>) -> Result<()> {
         let tables = [&self.status, &self.history, &self.suspended_tables];
         if tables.iter().all(|table| table.is_none()) {
             return Ok(());
@@ -121,18 +116,22 @@ impl<'a> SelfReport<'a> {
         let reading = run.metrics.reading();
         applier.begin().await?;
         if let Some(table) = &self.status {
-            table.put(applier.as_mut(), run.rules.format, &self.status_row(status, &reading)).await?;
+            let row = self.status_row(running.unwrap_or("NOT RUNNING"), &reading);
+            table.put(applier.as_mut(), run.rules.format, &row).await?;
         }
         if let Some(table) = &self.suspended_tables {
             for row in self.suspended_rows() {
                 table.put(applier.as_mut(), run.rules.format, &row).await?;
             }
         }
-        let history = self.history_row(status, &reading);
-        if let (Some(table), Some(row)) = (&self.history, history) {
-            table.put(applier.as_mut(), run.rules.format, &row).await?;
+        self.done.look(SystemTime::now(), done(run), running);
+        if let Some(table) = &self.history {
+            for row in self.history_rows(&reading) {
+                table.put(applier.as_mut(), run.rules.format, &row).await?;
+            }
         }
         applier.commit().await?;
+        self.done.told();
         self.applier = Some(applier);
         Ok(())
     }
@@ -177,36 +176,26 @@ impl<'a> SelfReport<'a> {
         suspended.map(row).collect()
     }
 
-    /// The row of the slot that is running, whose end is its `timeslot`.
-    fn history_row(&mut self, status: &str, reading: &Reading) -> Option<Vec<Option<String>>> {
-        self.history.as_ref()?;
-        let minutes = self.run.rules.settings.control_tables.history_timeslot_minutes.max(1);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let number = now / (60 * minutes);
-        let loaded: u64 = self.run.progress.all().iter().map(|table| table.rows).sum();
-        if self.slot.as_ref().is_none_or(|slot| slot.number != number) {
-            self.slot = Some(Slot { number, loaded_before: loaded, before: *reading });
-        }
-        let slot = self.slot.as_ref()?;
-        let (kind, records, bytes, latency) = match status {
-            "FULL LOAD" => ("FULL LOAD", loaded.saturating_sub(slot.loaded_before), 0, None),
-            "CHANGE PROCESSING" => (
-                "CHANGE PROCESSING",
-                reading.rows_target - slot.before.rows_target,
-                reading.bytes_source - slot.before.bytes_source,
-                Some(reading.latency_target_s as u64),
-            ),
-            _ => return None,
+    fn history_rows(&self, reading: &Reading) -> Vec<Vec<Option<String>>> {
+        let minutes = self.run.rules.settings.control_tables.history_timeslot_minutes;
+        let row = |record: history::Record| {
+            let latency = (record.kind == CHANGE_PROCESSING).then(|| (reading.latency_target_s as u64).to_string());
+            let rest = [
+                Some(record.kind.to_owned()),
+                Some(moment(record.until)),
+                Some(minutes.to_string()),
+                latency,
+                Some(record.records.to_string()),
+                Some((record.bytes / MB).to_string()),
+            ];
+            self.names().into_iter().chain(rest).collect()
         };
-        let end = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs((number + 1) * 60 * minutes))?;
-        let rest = [
-            Some(kind.to_owned()),
-            Some(moment(end)),
-            Some(minutes.to_string()),
-            latency.map(|latency| latency.to_string()),
-            Some(records.to_string()),
-            Some((bytes / MB).to_string()),
-        ];
-        Some(self.names().into_iter().chain(rest).collect())
+        self.done.records().into_iter().map(row).collect()
     }
+}
+
+fn done(run: &Run) -> Done {
+    let reading = run.metrics.reading();
+    let loaded = run.progress.all().iter().map(|table| table.rows).sum();
+    Done { loaded, changed: reading.rows_target, bytes: reading.bytes_source }
 }

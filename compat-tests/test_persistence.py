@@ -1,10 +1,12 @@
 """What survives a restart and `kill -9`, and that secrets stay where they belong."""
 
+import contextlib
 import json
 import os
 import pathlib
 import re
 import signal
+import sqlite3
 import subprocess
 
 import pytest
@@ -192,6 +194,27 @@ def test_a_running_task_is_resumed(make_server, make_client, databases, end):
     assert task.stop_reason == "Stop Reason FULL_LOAD_ONLY_FINISHED"
     rows = {name: row["FullLoadRows"] for (_, name), row in task.statistics().items()}
     assert rows == {"fruit": 9, "gate": 1}
+
+
+def test_a_fresh_start_that_a_crash_cut_off_begins_with_nothing(make_server, make_client, databases):
+    server = make_server()
+    task = ready_task(make_client(account=random_account(), url=server.url), databases)
+    task.finish()
+    loaded = task.statistics()
+    server.kill9()
+    # As it is after the first of the start's two steps: what the run before has told is not forgotten yet.
+    with contextlib.closing(sqlite3.connect(server.data_dir / "state.db")) as store, store:
+        changed = store.execute(
+            "UPDATE resource SET status = 'starting', body = json_set(body, '$.Status', 'starting') WHERE arn = ?",
+            [task.arn],
+        )
+        assert changed.rowcount == 1
+    server.start()
+    task.wait("stopped")
+    again = task.statistics()
+    assert again.keys() == loaded.keys() and again != loaded
+    assert {row["FullLoadRows"] for row in again.values()} == {2}
+    assert again["public", "fruit"]["FullLoadEndTime"] > loaded["public", "fruit"]["FullLoadEndTime"]
 
 
 def test_a_reset_is_final(make_server, make_client):

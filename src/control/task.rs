@@ -158,12 +158,9 @@ pub async fn start(context: &Context, request: StartReplicationTaskMessage) -> A
         if let Json::Object(members) = &mut task.body {
             members.shift_remove("StopReason");
             members.shift_remove("LastFailureMessage");
-            if fresh {
-                members.shift_remove("RecoveryCheckpoint");
-            }
         }
-        if fresh && let Json::Object(spec) = &mut task.spec {
-            spec.remove("Checkpoint");
+        if fresh {
+            forget_place(task);
         }
         Ok(())
     })
@@ -174,6 +171,16 @@ pub async fn start(context: &Context, request: StartReplicationTaskMessage) -> A
     }
     launch(context, arn).await?;
     Ok(answer(body))
+}
+
+/// Of the log of an earlier run.
+fn forget_place(task: &mut Resource) {
+    if let Json::Object(members) = &mut task.body {
+        members.shift_remove("RecoveryCheckpoint");
+    }
+    if let Json::Object(spec) = &mut task.spec {
+        spec.remove("Checkpoint");
+    }
 }
 
 /// Whether a start begins from nothing, as its type says.
@@ -340,6 +347,17 @@ pub async fn recover(context: &Context, task: &Resource) -> Result<(), Fault> {
         Some(Task::Modifying) => {
             let before = if runs(task) > 0 { Before::Stopped } else { Before::Ready };
             transition(context, arn, TaskEvent::Back(before), |_| Ok(())).await.map(drop)
+        }
+        Some(Task::Starting) if task.spec["Fresh"] == json!(true) => {
+            // The start may have been interrupted before it had cleared everything.
+            context.store().clear_tables(arn).await?;
+            let cleared = context.store().update(arn, |task| {
+                forget_place(task);
+                Ok::<_, Fault>(())
+            });
+            cleared.await?.transpose()?;
+            tracing::info!(task = task.identifier, "starting the task whose start was interrupted");
+            launch(context, arn).await
         }
         Some(Task::Starting | Task::Running) => {
             tracing::info!(task = task.identifier, "resuming the task that was running");

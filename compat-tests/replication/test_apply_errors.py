@@ -287,6 +287,36 @@ def test_a_table_that_vanishes_from_the_target_costs_that_table_or_the_task(foll
 
 
 @in_both_ways
+@to_both_engines
+def test_a_table_that_fails_again_is_escalated(following, batch):
+    begin(following, {"TableErrorEscalationCount": 2}, batch)
+    here, there = following.source.table, following.target.table
+    # One error of another table counts for that table alone.
+    for name in ("other", "t"):
+        following.target.execute(f"DROP TABLE {there(name)}")
+        following.source.execute(f"UPDATE {here(name)} SET value = 'nowhere' WHERE id = 5")
+        following.pair.wait_for(following.task, name, "Table error")
+    following.reload("t")
+    following.wait_for_load("t")
+    assert following.task.status == "running"
+    following.target.execute(f"DROP TABLE {there('t')}")
+    following.source.execute(f"UPDATE {here('t')} SET value = 'nowhere again' WHERE id = 5")
+    wait_until(lambda: following.task.status == "failed", "the task has failed", 30)
+    assert "Stop Reason FATAL_ERROR" in following.task.describe()["LastFailureMessage"]
+
+
+@in_both_ways
+@to_both_engines
+def test_a_statement_that_the_target_does_not_take_is_escalated(following, batch):
+    begin(following, {"TableErrorEscalationCount": 1}, batch)
+    following.target.execute(f"DROP TABLE {following.target.table('t')}")
+    following.source.execute(f"TRUNCATE TABLE {following.source.table('t')}")
+    wait_until(lambda: following.task.status == "failed", "the task has failed", 30)
+    message = following.task.describe()["LastFailureMessage"]
+    assert following.pair.schema in message and "Stop Reason FATAL_ERROR" in message, message
+
+
+@in_both_ways
 @pytest.mark.parametrize("pair", ["postgres-mariadb", "mariadb-postgres"], indirect=True)
 def test_a_truncated_table_can_fail_the_task(following, batch):
     begin(following, {"ApplyErrorFailOnTruncationDdl": True}, batch)

@@ -129,7 +129,10 @@ impl Apply<'_> {
         let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
         let name = &table.plan.target.name;
         let action = policy::apply_action(op, error.kind, &self.rules.settings.error_behavior, table.tally.errors);
-        table.tally.errors += 1;
+        match error.kind {
+            ErrorKind::Table => table.tally.errors.table_errors += 1,
+            _ => table.tally.errors.apply_errors += 1,
+        }
         match action {
             Action::Ignore => return Ok(()),
             Action::Log | Action::Retry { .. } => {

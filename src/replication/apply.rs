@@ -9,6 +9,7 @@
 //! whatever happens, nothing is applied twice. Where the target's DDL ends transactions, a statement that defines tables
 //! goes alone: what is complete before it becomes durable with its place first.
 
+mod cut;
 mod ddl;
 mod own;
 mod rows;
@@ -441,6 +442,10 @@ impl<'a> Apply<'a> {
         if table.tally.suspended {
             return Ok(());
         }
+        if !self.settle_cut(index, &change).await? {
+            return Ok(());
+        }
+        let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
         let change = match table.plan.before_images.is_empty() {
             true => change,
             false => self.with_before_images(index, change)?,

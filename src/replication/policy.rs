@@ -26,7 +26,7 @@ pub enum Action {
 pub struct Counts {
     /// Records of the table that were ignored or logged.
     pub data_errors: u64,
-    /// Changes of the table that the target did not take.
+    /// Changes of the table that conflicted with the target.
     pub apply_errors: u64,
     /// Errors of the table as a whole.
     pub table_errors: u64,
@@ -57,7 +57,7 @@ pub fn action(kind: ErrorKind, behavior: &ErrorBehavior, counts: Counts) -> Acti
 /// Decides on one change that could not be applied.
 pub fn apply_action(op: Op, kind: ErrorKind, behavior: &ErrorBehavior, counts: Counts) -> Action {
     let policy = match (kind, op) {
-        (ErrorKind::Table | ErrorKind::Redefined, _) => return action(kind, behavior, counts),
+        (ErrorKind::Truncation | ErrorKind::Table | ErrorKind::Redefined, _) => return action(kind, behavior, counts),
         (_, Op::Insert) => behavior.apply_error_insert_policy,
         (_, Op::Update) => behavior.apply_error_update_policy,
         (_, Op::Delete) => behavior.apply_error_delete_policy,
@@ -185,6 +185,8 @@ mod tests {
         let stop_others = json!({ "ApplyErrorInsertPolicy": "STOP_TASK", "DataErrorPolicy": "STOP_TASK" });
         let suspend = json!({ "ApplyErrorUpdatePolicy": "SUSPEND_TABLE" });
         let (apply, table) = ([ErrorKind::Apply, ErrorKind::Data], [ErrorKind::Table, ErrorKind::Redefined]);
+        let truncation = [ErrorKind::Truncation];
+        let cut = |word: &str| json!({ "DataTruncationErrorPolicy": word });
         let every = [Op::Insert, Op::Update, Op::Delete];
         // What is done about the first to the fourth error of a table.
         let check = |ops: &[Op], kinds: &[ErrorKind], settings: serde_json::Value, expected: [Action; 4]| {
@@ -193,6 +195,7 @@ mod tests {
                 let decided = [0, 1, 2, 3].map(|errors| {
                     let counts = match kind {
                         ErrorKind::Table | ErrorKind::Redefined => Counts { table_errors: errors, ..Counts::default() },
+                        ErrorKind::Truncation => Counts { data_errors: errors, ..Counts::default() },
                         _ => Counts { apply_errors: errors, ..Counts::default() },
                     };
                     apply_action(op, kind, &behavior, counts)
@@ -239,6 +242,18 @@ mod tests {
         );
         check(&every, &table, json!({ "TableErrorEscalationCount": 1 }), [StopTask; 4]);
         check(&every, &table, escalated("STOP_TASK"), [SuspendTable; 4]);
+        check(&every, &truncation, all("STOP_TASK"), [Log; 4]);
+        check(&every, &truncation, escalated("STOP_TASK"), [Log; 4]);
+        check(&every, &truncation, json!({ "DataErrorPolicy": "STOP_TASK" }), [Log; 4]);
+        check(&every, &truncation, cut("LOG_ERROR"), [Log; 4]);
+        check(&every, &truncation, cut("IGNORE_RECORD"), [Ignore; 4]);
+        check(&every, &truncation, cut("SUSPEND_TABLE"), [SuspendTable; 4]);
+        check(&every, &truncation, cut("STOP_TASK"), [StopTask; 4]);
+        let three = json!({ "DataErrorEscalationCount": 3 });
+        check(&every, &truncation, three.clone(), [Log, Log, SuspendTable, SuspendTable]);
+        check(&every, &apply, and(all("LOG_ERROR"), three), [Log; 4]);
+        let two = json!({ "DataErrorEscalationCount": 2, "DataErrorEscalationPolicy": "STOP_TASK" });
+        check(&every, &truncation, and(cut("IGNORE_RECORD"), two), [Ignore, StopTask, StopTask, StopTask]);
     }
 
     #[test]

@@ -83,6 +83,9 @@ pub struct ChangeProcessing {
     /// Memory of all that waits for the target, in MB; more goes to disk.
     #[serde(rename = "MemoryLimitTotal")]
     pub memory_limit_total_mb: u64,
+    /// The longest that what waits for the target stays in memory, in seconds; then it goes to disk.
+    #[serde(rename = "MemoryKeepTime")]
+    pub memory_keep_time_s: u64,
 }
 
 /// Which statements of the source are carried to the target.

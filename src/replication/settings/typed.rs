@@ -50,7 +50,10 @@ pub struct FullLoad {
     pub stop_task_cached_changes_not_applied: bool,
     /// Tables loaded at once, 1 to 49.
     pub max_full_load_sub_tasks: usize,
-    /// How long to wait for open transactions before a load, in seconds.
+    /// How long to wait for transactions of the source that are open before a load, in seconds. DMS then begins all the
+    /// same. Here it does so where nothing is lost by it, which needs no wait at all: the log of MySQL and MariaDB has all
+    /// of such a transaction. PostgreSQL's has not, and its replication slot comes into being after their end alone: then
+    /// the attempt to start fails.
     #[serde(rename = "TransactionConsistencyTimeout")]
     pub transaction_consistency_timeout_s: u64,
     /// Records transferred together, 1 to 50,000.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::api::Operation;
 use crate::connector::ENGINES;
 use crate::control;
+use crate::replication::settings::WITHOUT_EFFECT;
 
 /// What each module may use, besides itself.
 const LAYERS: [(&str, &[&str]); 12] = [
@@ -20,7 +21,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
     ("control", &["api", "connector", "data", "mapping", "replication", "store"]),
     ("server", &["api", "aws", "control", "store"]),
     ("config", &["sandbox"]),
-    ("tidy", &["api", "connector", "control"]),
+    ("tidy", &["api", "connector", "control", "replication"]),
 ];
 
 /// Tests may start servers, whatever they test.
@@ -110,7 +111,7 @@ fn the_readme_lists_what_the_code_lists() {
     let (begin, end) = ("<!-- generated: begin -->\n", "<!-- generated: end -->\n");
     let from = readme.find(begin).expect("README.md has the first marker") + begin.len();
     let to = readme.find(end).expect("README.md has the second marker");
-    let tables = format!("{}\n{}", engines(), operations());
+    let tables = format!("{}\n{}\n{}", engines(), operations(), settings_without_effect());
     if readme[from..to] == tables {
         return;
     }
@@ -151,4 +152,17 @@ fn operations() -> String {
         missing.len(),
         missing.join(", ")
     )
+}
+
+fn settings_without_effect() -> String {
+    let mut table = String::from(
+        "**Task settings that are accepted and change nothing here:**\n\n| Section | Settings | Why |\n|---|---|---|\n",
+    );
+    for entry in WITHOUT_EFFECT {
+        let settings: Vec<String> = entry.settings.iter().map(|setting| format!("`{setting}`")).collect();
+        let settings = if settings.is_empty() { "all".to_owned() } else { settings.join(", ") };
+        let section = if entry.section.is_empty() { "–".to_owned() } else { format!("`{}`", entry.section) };
+        table.push_str(&format!("| {section} | {settings} | {} |\n", entry.why));
+    }
+    table
 }

@@ -1,9 +1,12 @@
 """What becomes of a change that the target does not take, by the task's `ErrorBehavior`."""
 
+import json
+
 import pytest
 from conftest import wait_until
 from following import control_rows, following, resource_id  # noqa: F401
-from pairs import FROM_POSTGRES, prepare, pair, to_both_engines  # noqa: F401
+from pairs import FROM_POSTGRES, in_all_directions, prepare, pair, to_both_engines  # noqa: F401
+from test_task_log import entries
 
 in_both_ways = pytest.mark.parametrize("batch", [False, True], ids=["transactional", "batch"])
 
@@ -248,6 +251,145 @@ def test_a_value_that_the_target_does_not_take_costs_its_row_alone(following, ba
     others_go_on(following)
 
 
+@pytest.mark.parametrize("policy", ["IGNORE_RECORD", "SUSPEND_TABLE", "STOP_TASK"])
+@in_both_ways
+@to_both_engines
+def test_a_value_that_is_too_long_for_the_target_is_settled_as_one_that_is_cut(following, policy, batch):
+    following.pair.make_target_schema()
+    following.source.create("t", "id integer PRIMARY KEY, value varchar(20)")
+    following.target.create("t", "id integer PRIMARY KEY, value varchar(5)")
+    behavior = TOLD | {"DataTruncationErrorPolicy": policy}
+    following.start(prepare("TRUNCATE_BEFORE_LOAD") | {"ErrorBehavior": behavior} | applying(batch))
+    following.wait_for_load("t")
+    t = following.source.table("t")
+    following.source.execute(f"INSERT INTO {t} VALUES (1, 'short')", f"INSERT INTO {t} VALUES (2, 'much too long')")
+    match policy:
+        case "IGNORE_RECORD":
+            following.wait_for_counts("t", (2, 0, 0, 0), (1, 0, 0, 0))
+            assert exceptions(following) == []
+        case "SUSPEND_TABLE":
+            following.pair.wait_for(following.task, "t", "Table error")
+            assert len(exceptions(following)) == 1
+        case "STOP_TASK":
+            wait_until(lambda: following.task.status == "failed", "the task has failed", 30)
+
+
+LONG = "ä" * 2000
+CUT = "ä" * 512
+
+
+def begin_cutting(following, behavior, batch):
+    """A task that cuts the LOBs of tables `t` and `other` to a kilobyte."""
+    limited = {"SupportLobs": True, "FullLobMode": False, "LimitedSizeLobMode": True, "LobMaxSize": 1}
+    for name in ("t", "other"):
+        following.source.create(name, "id integer PRIMARY KEY, body text, n integer")
+    following.source.insert("t", [(1, "short", 1)])
+    following.source.insert("other", [(1, "short", 1)])
+    settings = {"ErrorBehavior": TOLD | behavior} | applying(batch)
+    settings["TargetMetadata"] = settings["TargetMetadata"] | limited
+    following.start(settings)
+    following.wait_for_load("t", "other")
+
+
+def cut_warnings(following, server, name="t"):
+    return [line for line in entries(server, following.task) if "was truncated to" in line[2] and f".{name}'" in line[2]]
+
+
+@in_both_ways
+@in_all_directions
+def test_a_change_whose_value_is_cut_is_applied_and_told_in_the_log(following, server, batch):
+    begin_cutting(following, {}, batch)
+    t = following.source.table("t")
+    following.source.execute(
+        f"INSERT INTO {t} VALUES (2, '{LONG}', 2), (3, '{CUT}', 3)",
+        f"UPDATE {t} SET body = '{LONG}' WHERE id = 1",
+        f"DELETE FROM {t} WHERE id = 2",
+    )
+    following.wait_for_counts("t", (2, 1, 1, 0))
+    assert following.target.rows("t") == [(1, CUT, 1), (3, CUT, 3)]
+    name = f"{following.pair.schema}.t"
+    told = f"Value of column 'body' in table '{name}' was truncated to 1024 bytes"
+    assert cut_warnings(following, server) == [("SOURCE_CAPTURE", "W", told)] * 2
+    assert exceptions(following) == [] and following.task.status == "running"
+
+
+@in_both_ways
+@in_all_directions
+def test_a_change_whose_value_is_cut_can_be_left_out(following, server, batch):
+    begin_cutting(following, {"DataTruncationErrorPolicy": "IGNORE_RECORD"}, batch)
+    t = following.source.table("t")
+    following.source.execute(
+        "BEGIN",
+        f"INSERT INTO {t} VALUES (2, '{LONG}', 2)",
+        f"UPDATE {t} SET body = '{LONG}' WHERE id = 1",
+        "COMMIT",
+        f"INSERT INTO {t} VALUES (3, 'fine', 3)",
+    )
+    following.wait_for_counts("t", (2, 1, 0, 0), (1, 0, 0, 0))
+    assert following.target.rows("t") == [(1, "short", 1), (3, "fine", 3)]
+    assert exceptions(following) == [] and cut_warnings(following, server) == []
+
+
+@in_both_ways
+@in_all_directions
+def test_a_change_whose_value_is_cut_can_suspend_its_table(following, batch):
+    begin_cutting(following, {"DataTruncationErrorPolicy": "SUSPEND_TABLE"}, batch)
+    t, other = following.source.table("t"), following.source.table("other")
+    following.source.execute(
+        "BEGIN",
+        f"INSERT INTO {t} VALUES (2, 'before', 2)",
+        f"INSERT INTO {t} VALUES (3, '{LONG}', 3)",
+        f"INSERT INTO {t} VALUES (4, 'after', 4)",
+        f"INSERT INTO {other} VALUES (2, 'beside', 2)",
+        "COMMIT",
+    )
+    following.pair.wait_for(following.task, "t", "Table error")
+    following.wait_until_equal("other")
+    assert following.target.rows("t") == [(1, "short", 1), (2, "before", 2)]
+    ((statement, error),) = exceptions(following)
+    assert statement.startswith("INSERT INTO ") and CUT in statement and LONG not in statement
+    assert "longer than LobMaxSize" in error and "ä" not in error
+
+
+@in_both_ways
+@in_all_directions
+def test_a_change_whose_value_is_cut_can_stop_the_task(following, batch):
+    begin_cutting(following, {"DataTruncationErrorPolicy": "STOP_TASK"}, batch)
+    t = following.source.table("t")
+    following.source.execute(f"INSERT INTO {t} VALUES (2, 'fine', 2)")
+    following.wait_for_counts("t", (1, 0, 0, 0))
+    following.source.execute(f"UPDATE {t} SET body = '{LONG}' WHERE id = 1")
+    wait_until(lambda: following.task.status == "failed", "the task has failed", 30)
+    message = following.task.describe()["LastFailureMessage"]
+    assert "longer than LobMaxSize" in message and message.endswith(" Stop Reason FATAL_ERROR Error Level FATAL"), message
+    # With room for it, the task goes on.
+    settings = json.dumps({"TargetMetadata": {"LobMaxSize": 32}})
+    following.pair.client.modify_replication_task(ReplicationTaskArn=following.task.arn, ReplicationTaskSettings=settings)
+    following.resume()
+    following.wait_until_equal("t")
+
+
+@pytest.mark.parametrize("escalation", ["SUSPEND_TABLE", "STOP_TASK"])
+@in_both_ways
+@to_both_engines
+def test_values_that_are_cut_are_escalated_as_errors_of_data(following, escalation, batch):
+    behavior = {"DataErrorEscalationCount": 3, "DataErrorEscalationPolicy": escalation, "ApplyErrorEscalationCount": 1}
+    begin_cutting(following, behavior | {"ApplyErrorEscalationPolicy": "STOP_TASK"}, batch)
+    t, other = following.source.table("t"), following.source.table("other")
+    # Two in another table count for that table alone.
+    following.source.execute(*[f"INSERT INTO {other} VALUES ({id}, '{LONG}', {id})" for id in (2, 3)])
+    following.source.execute(*[f"INSERT INTO {t} VALUES ({id}, '{LONG}', {id})" for id in (2, 3)])
+    following.wait_for_counts("t", (2, 0, 0, 0))
+    following.source.execute(f"INSERT INTO {t} VALUES (4, '{LONG}', 4)")
+    if escalation == "STOP_TASK":
+        wait_until(lambda: following.task.status == "failed", "the task has failed", 30)
+        return
+    following.pair.wait_for(following.task, "t", "Table error")
+    assert following.target.rows("t") == [(1, "short", 1), (2, CUT, 2), (3, CUT, 3)]
+    following.source.execute(f"INSERT INTO {other} VALUES (4, 'fine', 4)")
+    following.wait_for_counts("other", (3, 0, 0, 0))
+
+
 @in_both_ways
 @to_both_engines
 def test_a_key_that_is_too_long_for_the_target_is_none_of_its_rows(following, batch):
@@ -284,6 +426,36 @@ def test_a_table_that_vanishes_from_the_target_costs_that_table_or_the_task(foll
         case "STOP_TASK":
             wait_until(lambda: following.task.status == "failed", "the task has failed")
             assert following.pair.schema in following.task.describe()["LastFailureMessage"]
+
+
+@in_both_ways
+@to_both_engines
+def test_a_table_that_fails_again_is_escalated(following, batch):
+    begin(following, {"TableErrorEscalationCount": 2}, batch)
+    here, there = following.source.table, following.target.table
+    # One error of another table counts for that table alone.
+    for name in ("other", "t"):
+        following.target.execute(f"DROP TABLE {there(name)}")
+        following.source.execute(f"UPDATE {here(name)} SET value = 'nowhere' WHERE id = 5")
+        following.pair.wait_for(following.task, name, "Table error")
+    following.reload("t")
+    following.wait_for_load("t")
+    assert following.task.status == "running"
+    following.target.execute(f"DROP TABLE {there('t')}")
+    following.source.execute(f"UPDATE {here('t')} SET value = 'nowhere again' WHERE id = 5")
+    wait_until(lambda: following.task.status == "failed", "the task has failed", 30)
+    assert "Stop Reason FATAL_ERROR" in following.task.describe()["LastFailureMessage"]
+
+
+@in_both_ways
+@to_both_engines
+def test_a_statement_that_the_target_does_not_take_is_escalated(following, batch):
+    begin(following, {"TableErrorEscalationCount": 1}, batch)
+    following.target.execute(f"DROP TABLE {following.target.table('t')}")
+    following.source.execute(f"TRUNCATE TABLE {following.source.table('t')}")
+    wait_until(lambda: following.task.status == "failed", "the task has failed", 30)
+    message = following.task.describe()["LastFailureMessage"]
+    assert following.pair.schema in message and "Stop Reason FATAL_ERROR" in message, message
 
 
 @in_both_ways

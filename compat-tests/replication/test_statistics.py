@@ -100,6 +100,25 @@ def test_metrics_tell_how_far_behind_a_task_is_and_what_waits_where(following, s
     assert metrics(server, task) == {}
 
 
+@pytest.mark.parametrize("pair", ["postgres-mariadb", "mariadb-postgres"], indirect=True)
+def test_what_waits_for_longer_than_memory_may_keep_it_goes_to_disk(following, server):
+    source = following.source
+    source.create("t", "id integer PRIMARY KEY, v varchar(200)")
+    task = following.start({"ChangeProcessingTuning": {"MemoryKeepTime": 1, "MinTransactionSize": 1}})
+    following.wait_for_load("t")
+    t = source.table("t")
+    with following.target.locked("t"):
+        for number in range(5):
+            source.execute(f"INSERT INTO {t} VALUES ({number}, 'x')")
+            following.wait_until_captured("t", (number + 1, 0, 0, 0))
+        wait_until(lambda: metrics(server, task)["CDCChangesDiskTarget"] > 0, "what waits is on disk", 30)
+        source.execute(f"INSERT INTO {t} VALUES (5, 'x')", f"UPDATE {t} SET v = 'y' WHERE id = 1")
+        following.wait_until_captured("t", (6, 1, 0, 0))
+        assert metrics(server, task)["CDCChangesMemoryTarget"] == 0
+    following.wait_for_counts("t", (6, 1, 0, 0))
+    following.wait_until_equal("t")
+
+
 MEMORY_MIB = 200
 
 

@@ -224,7 +224,8 @@ pub struct Capture {
     /// A piece of the log ends when it holds this many bytes, or at the end of a transaction when nothing more is there.
     pub batch_bytes: usize,
     /// How long to wait for transactions that are open on the source where the log cannot begin before they end
-    /// (`TransactionConsistencyTimeout`).
+    /// (`TransactionConsistencyTimeout`); after that it is an error, which may pass: without their changes the load would
+    /// lack rows for good.
     pub transactions_timeout: Duration,
 }
 

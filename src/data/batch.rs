@@ -80,6 +80,8 @@ pub struct Batch {
     open: bool,
     /// Values that the source cut to the task's LOB limit.
     truncated: u64,
+    /// The row and the column of such values, in order: of a log alone, whose rows are looked at one by one.
+    cut: Vec<(u32, u32)>,
 }
 
 /// Keeps a buffer that one giant value has grown from holding its memory for the rest of the load.
@@ -100,6 +102,7 @@ impl Batch {
         self.continues = false;
         self.open = false;
         self.truncated = 0;
+        self.cut.clear();
     }
 
     pub fn format(&self) -> Format {
@@ -108,7 +111,7 @@ impl Batch {
 
     /// Memory in use, in bytes: what a reader compares with its limit.
     pub fn bytes(&self) -> usize {
-        self.arena.len() + self.cells.len() * size_of::<Cell>()
+        self.arena.len() + self.cells.len() * size_of::<Cell>() + self.cut.len() * size_of::<[u32; 2]>()
     }
 
     /// Row that end in this batch.
@@ -137,6 +140,19 @@ impl Batch {
 
     pub fn add_truncated(&mut self, values: u64) {
         self.truncated += values;
+    }
+
+    /// Remembers of the value that was pushed last that it was cut.
+    pub fn mark_cut(&mut self) {
+        let begin = self.row_ends.last().copied().unwrap_or_default();
+        let column = (self.cells.len() as u32).saturating_sub(begin + 1);
+        self.cut.push((self.row_ends.len() as u32, column));
+    }
+
+    /// The columns of a row whose values were marked as cut.
+    pub fn cut(&self, row: usize) -> impl Iterator<Item = usize> {
+        let begin = self.cut.partition_point(|(of, _)| (*of as usize) < row);
+        self.cut[begin..].iter().take_while(move |(of, _)| *of as usize == row).map(|(_, column)| *column as usize)
     }
 
     /// All bytes of all values, one after the other: with [`Format::PostgresCopy`] the rows as they go to the server.
@@ -199,6 +215,7 @@ impl Batch {
         self.row_ends.truncate(rows);
         let end = self.row_ends.last().map_or(0, |end| *end as usize);
         self.cells.truncate(end);
+        self.cut.truncate(self.cut.partition_point(|(row, _)| (*row as usize) < rows));
     }
 
     /// Marks the last pushed value as unfinished: the next batch begins with the rest of it.
@@ -221,7 +238,7 @@ impl Batch {
 
     /// Appends the batch as bytes that [`Batch::read_from`] takes back.
     pub fn write_to(&self, out: &mut Vec<u8>) {
-        for count in [self.arena.len(), self.cells.len(), self.row_ends.len()] {
+        for count in [self.arena.len(), self.cells.len(), self.row_ends.len(), self.cut.len()] {
             out.extend_from_slice(&(count as u64).to_le_bytes());
         }
         out.extend_from_slice(&self.truncated.to_le_bytes());
@@ -232,14 +249,15 @@ impl Batch {
             out.extend_from_slice(&cell.len.to_le_bytes());
             out.push(cell.kind as u8);
         }
-        for end in &self.row_ends {
-            out.extend_from_slice(&end.to_le_bytes());
+        for number in self.row_ends.iter().chain(self.cut.iter().flat_map(|(row, column)| [row, column])) {
+            out.extend_from_slice(&number.to_le_bytes());
         }
     }
 
     /// Reads what [`Batch::write_to`] has written off the front of `bytes`; `None` when it is anything else.
     pub fn read_from(bytes: &mut &[u8]) -> Option<Batch> {
         let (arena_len, cell_count, row_count) = (take_u64(bytes)?, take_u64(bytes)?, take_u64(bytes)?);
+        let cut_count = take_u64(bytes)?;
         let truncated = take_u64(bytes)?;
         let [format, continues, open] = *bytes.split_off(..3)? else { return None };
         let format = *[Format::Values, Format::Text, Format::PostgresCopy].get(usize::from(format))?;
@@ -260,6 +278,14 @@ impl Batch {
             .chunks(4)
             .map(|end| end.first_chunk().map(|end| u32::from_le_bytes(*end)))
             .collect::<Option<_>>()?;
+        let cut = bytes.split_off(..usize::try_from(cut_count).ok()?.checked_mul(8)?)?;
+        let cut: Vec<(u32, u32)> = cut
+            .chunks(8)
+            .map(|pair| {
+                let (row, column) = pair.split_first_chunk()?;
+                Some((u32::from_le_bytes(*row), u32::from_le_bytes(*column.first_chunk()?)))
+            })
+            .collect::<Option<_>>()?;
         let ordered = row_ends.is_sorted() && row_ends.last().is_none_or(|end| *end as usize <= cells.len());
         ordered.then_some(Batch {
             format,
@@ -269,6 +295,7 @@ impl Batch {
             continues: continues != 0,
             open: open != 0,
             truncated,
+            cut,
         })
     }
 
@@ -364,6 +391,9 @@ mod tests {
             batch.push(Value::Int(row));
             batch.push(Value::String(b"text"));
             batch.push(Value::Absent);
+            if row > 0 {
+                batch.mark_cut();
+            }
             batch.end_row();
         }
         batch.add_truncated(2);
@@ -380,9 +410,37 @@ mod tests {
         for row in 0..3 {
             assert_eq!(again.row(row).collect::<Vec<_>>(), batch.row(row).collect::<Vec<_>>());
         }
+        assert_eq!([0, 1, 2].map(|row| again.cut(row).collect::<Vec<_>>()), [vec![], vec![2], vec![2]]);
         for (kind, number) in KINDS.iter().zip(0..) {
             assert_eq!(*kind as u8, number);
         }
+    }
+
+    #[test]
+    fn tells_which_values_were_cut_also_when_rows_are_taken_back() {
+        let mut batch = Batch::new();
+        batch.clear(Format::Values);
+        let push = |batch: &mut Batch, cut: &[bool]| {
+            for cut in cut {
+                batch.push(Value::String(b"text"));
+                if *cut {
+                    batch.mark_cut();
+                }
+            }
+        };
+        let cut = |batch: &Batch, row| batch.cut(row).collect::<Vec<_>>();
+        for row in [[true, false, true], [false; 3], [false, true, false]] {
+            push(&mut batch, &row);
+            batch.end_row();
+        }
+        assert_eq!([0, 1, 2, 3].map(|row| cut(&batch, row)), [vec![0, 2], vec![], vec![1], vec![]]);
+        push(&mut batch, &[true]);
+        batch.truncate(2);
+        push(&mut batch, &[false, false, true]);
+        batch.end_row();
+        assert_eq!([0, 1, 2, 3].map(|row| cut(&batch, row)), [vec![0, 2], vec![], vec![2], vec![]]);
+        batch.clear(Format::Values);
+        assert!(cut(&batch, 0).is_empty());
     }
 
     #[test]

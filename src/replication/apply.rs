@@ -9,6 +9,7 @@
 //! whatever happens, nothing is applied twice. Where the target's DDL ends transactions, a statement that defines tables
 //! goes alone: what is complete before it becomes durable with its place first.
 
+mod cut;
 mod ddl;
 mod own;
 mod rows;
@@ -64,6 +65,8 @@ pub struct Known {
     pub suspended: bool,
     /// It was dropped or renamed: what comes under its name is another table.
     pub gone: bool,
+    /// Errors of the table as a whole in this run.
+    pub failures: u64,
 }
 
 /// Up to where all is durable on the target.
@@ -125,8 +128,8 @@ pub struct Apply<'a> {
     stop_after: Option<i64>,
     stop_at: Option<Position>,
     exceptions: Vec<ApplyException>,
-    /// Tables that the log could not tell of, before it told what they look like.
-    given_up: Vec<TableName>,
+    /// Tables that the log could not tell of, before it told what they look like, and how many errors they have had.
+    given_up: Vec<(TableName, u64)>,
     created: Vec<TableName>,
     gone: Vec<TableName>,
     /// The definition of tables of the target has changed since its last commit.
@@ -465,6 +468,10 @@ impl<'a> Apply<'a> {
         if table.tally.suspended {
             return Ok(());
         }
+        if !self.settle_cut(index, &change).await? {
+            return Ok(());
+        }
+        let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
         let change = match table.plan.before_images.is_empty() {
             true => change,
             false => self.with_before_images(index, change)?,
@@ -590,19 +597,22 @@ impl<'a> Apply<'a> {
                     Tally { unloaded: true, .. } => Standing::Unloaded,
                     _ => Standing::Followed,
                 },
+                failures: table.tally.errors.table_errors,
                 schema: Some(table.version.schema.clone()),
             })
         };
         let mut tables: Vec<AtCheckpoint> = self.tables.iter_mut().flatten().filter_map(at).collect();
-        for name in std::mem::take(&mut self.given_up) {
+        for (name, failures) in std::mem::take(&mut self.given_up) {
             let Known { captured, applied, .. } = self.known.get(&name).copied().unwrap_or_default();
-            tables.push(AtCheckpoint { name, captured, applied, standing: Standing::Suspended, schema: None });
+            let standing = Standing::Suspended;
+            tables.push(AtCheckpoint { name, captured, applied, standing, failures, schema: None });
         }
         for name in std::mem::take(&mut self.gone) {
             let Known { captured, applied, .. } = self.known.get(&name).copied().unwrap_or_default();
             // A table that has its name by now is told of already.
             if !tables.iter().any(|at| at.name == name) {
-                tables.push(AtCheckpoint { name, captured, applied, standing: Standing::Followed, schema: None });
+                let standing = Standing::Followed;
+                tables.push(AtCheckpoint { name, captured, applied, standing, failures: 0, schema: None });
             }
         }
         Durable { position, time: self.complete_time.take(), tables, rows: std::mem::take(&mut self.rows) }

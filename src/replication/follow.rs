@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
 use super::apply::{Apply, Durable, Halt};
 use super::checkpoint::StopPoint;
@@ -222,12 +222,24 @@ impl Drop for Reading {
 
 async fn read(run: &Run, mut reader: Box<dyn ChangeReader>, spool: &Spool) -> Result<std::convert::Infallible> {
     let mut seen = Seen::default();
+    let kept = Duration::from_secs(run.rules.settings.change_processing.memory_keep_time_s);
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Whoever read before may have ended while it stood still.
     tell_resumed(run).await;
     loop {
         let mut piece = Changes::default();
         run.metrics.asks();
-        reader.next(&mut piece).await?;
+        {
+            let next = reader.next(&mut piece);
+            tokio::pin!(next);
+            loop {
+                tokio::select! {
+                    read = &mut next => break read?,
+                    _ = look.tick() => put_aside(run, spool, kept).await?,
+                }
+            }
+        }
         let (rows, commit) = seen.count(run, &piece);
         run.metrics.read(rows, piece.bytes() as u64, commit);
         let pushing = spool.push(piece);
@@ -236,7 +248,10 @@ async fn read(run: &Run, mut reader: Box<dyn ChangeReader>, spool: &Spool) -> Re
             tokio::select! {
                 pushed = &mut pushing => break pushed?,
                 error = reader.keep_alive() => return Err(error),
-                () = tokio::time::sleep(PAUSE_LOOK) => tell_pause(run, spool).await,
+                _ = look.tick() => {
+                    tell_pause(run, spool).await;
+                    put_aside(run, spool, kept).await?;
+                }
             }
         }
         tell_resumed(run).await;
@@ -244,8 +259,14 @@ async fn read(run: &Run, mut reader: Box<dyn ChangeReader>, spool: &Spool) -> Re
     }
 }
 
-/// How often it is looked whether reading stands still.
-const PAUSE_LOOK: Duration = Duration::from_secs(1);
+/// How often it is looked whether reading stands still, and what has been in memory for too long.
+const LOOK: Duration = Duration::from_secs(1);
+
+async fn put_aside(run: &Run, spool: &Spool, kept: Duration) -> Result<()> {
+    spool.put_aside(kept).await?;
+    run.metrics.holds(spool.usage());
+    Ok(())
+}
 
 /// Says once that reading stands still.
 async fn tell_pause(run: &Run, spool: &Spool) {

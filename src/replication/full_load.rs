@@ -413,8 +413,9 @@ impl TableAccount<'_> {
         }
         self.truncated += values;
         let error = || Error::new(ErrorKind::Truncation, "a LOB value is longer than LobMaxSize");
-        // All but the last of them: that one decides.
-        let counts = Counts { data_errors: self.truncated - 1, ..Counts::default() };
+        // All but the last of them: that one decides. Rows that were refused are errors of data as well.
+        let data_errors = self.truncated - 1 + load.progress.get(self.index).rejected;
+        let counts = Counts { data_errors, ..Counts::default() };
         self.settle(policy::action(ErrorKind::Truncation, &load.rules.settings.error_behavior, counts), error)
     }
 
@@ -425,7 +426,7 @@ impl TableAccount<'_> {
 
     async fn refused(&mut self, written: Written) -> Result<()> {
         let (load, table) = (self.load, &self.plan.target.name);
-        let before = load.progress.get(self.index).rejected - written.rejected.len() as u64;
+        let before = self.truncated + load.progress.get(self.index).rejected - written.rejected.len() as u64;
         let mut exceptions = Vec::new();
         let mut outcome = Ok(());
         for (count, rejected) in (before..).zip(written.rejected) {

@@ -1,4 +1,4 @@
-//! What becomes of an error during full load, by the task's `ErrorBehavior`.
+//! What becomes of an error, by the task's `ErrorBehavior`.
 //! <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Tasks.CustomizingTasks.TaskSettings.ErrorHandling.html>
 
 use std::time::Duration;
@@ -26,6 +26,8 @@ pub enum Action {
 pub struct Counts {
     /// Records of the table that were ignored or logged.
     pub data_errors: u64,
+    /// Changes of the table that conflicted with the target.
+    pub apply_errors: u64,
     /// Errors of the table as a whole.
     pub table_errors: u64,
     /// Attempts to recover since something last went well.
@@ -52,15 +54,10 @@ pub fn action(kind: ErrorKind, behavior: &ErrorBehavior, counts: Counts) -> Acti
     }
 }
 
-/// Decides on a statement that defines a table and could not be carried out.
-pub fn table_action(behavior: &ErrorBehavior) -> Action {
-    behavior.table_error_policy.into()
-}
-
-/// Decides on one change that could not be applied. `errors` are those of its table before.
-pub fn apply_action(op: Op, kind: ErrorKind, behavior: &ErrorBehavior, errors: u64) -> Action {
+/// Decides on one change that could not be applied.
+pub fn apply_action(op: Op, kind: ErrorKind, behavior: &ErrorBehavior, counts: Counts) -> Action {
     let policy = match (kind, op) {
-        (ErrorKind::Table, _) => return behavior.table_error_policy.into(),
+        (ErrorKind::Truncation | ErrorKind::Table | ErrorKind::Redefined, _) => return action(kind, behavior, counts),
         (_, Op::Insert) => behavior.apply_error_insert_policy,
         (_, Op::Update) => behavior.apply_error_update_policy,
         (_, Op::Delete) => behavior.apply_error_delete_policy,
@@ -73,7 +70,7 @@ pub fn apply_action(op: Op, kind: ErrorKind, behavior: &ErrorBehavior, errors: u
         ConflictPolicy::StopTask => return Action::StopTask,
     };
     match behavior.apply_error_escalation_policy {
-        _ if !reached(errors, behavior.apply_error_escalation_count) => action,
+        _ if !reached(counts.apply_errors, behavior.apply_error_escalation_count) => action,
         EscalationPolicy::LogError => Action::Log,
         EscalationPolicy::SuspendTable => Action::SuspendTable,
         EscalationPolicy::StopTask => Action::StopTask,
@@ -174,6 +171,92 @@ mod tests {
     }
 
     #[test]
+    fn decides_on_changes_by_operation_kind_and_policy() {
+        use Action::*;
+        let all = |word: &str| {
+            let policy = |op| (format!("ApplyError{op}Policy"), json!(word));
+            serde_json::Value::Object(["Insert", "Update", "Delete"].map(policy).into_iter().collect())
+        };
+        let and = |mut settings: serde_json::Value, more: serde_json::Value| {
+            settings.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            settings
+        };
+        let escalated = |word: &str| json!({ "ApplyErrorEscalationCount": 3, "ApplyErrorEscalationPolicy": word });
+        let stop_others = json!({ "ApplyErrorInsertPolicy": "STOP_TASK", "DataErrorPolicy": "STOP_TASK" });
+        let suspend = json!({ "ApplyErrorUpdatePolicy": "SUSPEND_TABLE" });
+        let (apply, table) = ([ErrorKind::Apply, ErrorKind::Data], [ErrorKind::Table, ErrorKind::Redefined]);
+        let truncation = [ErrorKind::Truncation];
+        let cut = |word: &str| json!({ "DataTruncationErrorPolicy": word });
+        let every = [Op::Insert, Op::Update, Op::Delete];
+        // What is done about the first to the fourth error of a table.
+        let check = |ops: &[Op], kinds: &[ErrorKind], settings: serde_json::Value, expected: [Action; 4]| {
+            let behavior = behavior(settings.clone());
+            for (op, kind) in ops.iter().flat_map(|op| kinds.iter().map(move |kind| (*op, *kind))) {
+                let decided = [0, 1, 2, 3].map(|errors| {
+                    let counts = match kind {
+                        ErrorKind::Table | ErrorKind::Redefined => Counts { table_errors: errors, ..Counts::default() },
+                        ErrorKind::Truncation => Counts { data_errors: errors, ..Counts::default() },
+                        _ => Counts { apply_errors: errors, ..Counts::default() },
+                    };
+                    apply_action(op, kind, &behavior, counts)
+                });
+                assert_eq!(decided, expected, "{op:?} {kind:?} {settings}");
+            }
+        };
+        check(&[Op::Insert, Op::Update], &apply, json!({}), [Log; 4]);
+        check(&[Op::Delete], &apply, json!({}), [Ignore; 4]);
+        check(&every, &apply, all("IGNORE_RECORD"), [Ignore; 4]);
+        check(&every, &apply, all("LOG_ERROR"), [Log; 4]);
+        check(&every, &apply, all("SUSPEND_TABLE"), [SuspendTable; 4]);
+        check(&every, &apply, all("STOP_TASK"), [StopTask; 4]);
+        check(&[Op::Insert], &apply, json!({ "ApplyErrorInsertPolicy": "INSERT_RECORD" }), [Log; 4]);
+        check(&[Op::Update], &apply, json!({ "ApplyErrorUpdatePolicy": "UPDATE_RECORD" }), [Log; 4]);
+        // Each operation has its own.
+        check(&[Op::Insert], &apply, stop_others.clone(), [StopTask; 4]);
+        check(&[Op::Update], &apply, stop_others, [Log; 4]);
+        check(&[Op::Update], &apply, suspend.clone(), [SuspendTable; 4]);
+        check(&[Op::Delete], &apply, suspend, [Ignore; 4]);
+        // A count without another policy: errors are logged from there on.
+        check(&every, &apply, and(all("IGNORE_RECORD"), escalated("LOG_ERROR")), [Ignore, Ignore, Log, Log]);
+        check(&every, &apply, and(all("IGNORE_RECORD"), json!({ "ApplyErrorEscalationCount": 1 })), [Log; 4]);
+        check(
+            &every,
+            &apply,
+            and(all("LOG_ERROR"), escalated("SUSPEND_TABLE")),
+            [Log, Log, SuspendTable, SuspendTable],
+        );
+        check(&every, &apply, and(all("IGNORE_RECORD"), escalated("STOP_TASK")), [Ignore, Ignore, StopTask, StopTask]);
+        // What is harder than the escalation stays.
+        check(&every, &apply, and(all("STOP_TASK"), escalated("LOG_ERROR")), [StopTask; 4]);
+        check(&every, &apply, and(all("SUSPEND_TABLE"), escalated("STOP_TASK")), [SuspendTable; 4]);
+        // Without a count there is no escalation, and each kind of errors has its own.
+        check(&every, &apply, and(all("LOG_ERROR"), json!({ "ApplyErrorEscalationPolicy": "STOP_TASK" })), [Log; 4]);
+        check(&every, &apply, and(all("LOG_ERROR"), json!({ "TableErrorEscalationCount": 1 })), [Log; 4]);
+        check(&every, &table, all("IGNORE_RECORD"), [SuspendTable; 4]);
+        check(&every, &table, json!({ "TableErrorPolicy": "STOP_TASK" }), [StopTask; 4]);
+        check(
+            &every,
+            &table,
+            json!({ "TableErrorEscalationCount": 3 }),
+            [SuspendTable, SuspendTable, StopTask, StopTask],
+        );
+        check(&every, &table, json!({ "TableErrorEscalationCount": 1 }), [StopTask; 4]);
+        check(&every, &table, escalated("STOP_TASK"), [SuspendTable; 4]);
+        check(&every, &truncation, all("STOP_TASK"), [Log; 4]);
+        check(&every, &truncation, escalated("STOP_TASK"), [Log; 4]);
+        check(&every, &truncation, json!({ "DataErrorPolicy": "STOP_TASK" }), [Log; 4]);
+        check(&every, &truncation, cut("LOG_ERROR"), [Log; 4]);
+        check(&every, &truncation, cut("IGNORE_RECORD"), [Ignore; 4]);
+        check(&every, &truncation, cut("SUSPEND_TABLE"), [SuspendTable; 4]);
+        check(&every, &truncation, cut("STOP_TASK"), [StopTask; 4]);
+        let three = json!({ "DataErrorEscalationCount": 3 });
+        check(&every, &truncation, three.clone(), [Log, Log, SuspendTable, SuspendTable]);
+        check(&every, &apply, and(all("LOG_ERROR"), three), [Log; 4]);
+        let two = json!({ "DataErrorEscalationCount": 2, "DataErrorEscalationPolicy": "STOP_TASK" });
+        check(&every, &truncation, and(cut("IGNORE_RECORD"), two), [Ignore, StopTask, StopTask, StopTask]);
+    }
+
+    #[test]
     fn escalates_when_the_count_is_reached() {
         let three = behavior(json!({ "DataErrorEscalationCount": 3, "TableErrorEscalationCount": 2 }));
         let after = |kind, errors| {
@@ -189,7 +272,7 @@ mod tests {
         assert_eq!([0, 1].map(|errors| after(ErrorKind::Table, errors)), [Action::SuspendTable, Action::StopTask]);
 
         let never = behavior(json!({}));
-        let many = Counts { data_errors: u64::MAX, table_errors: u64::MAX, recoveries: 0 };
+        let many = Counts { data_errors: u64::MAX, table_errors: u64::MAX, ..Counts::default() };
         assert_eq!(action(ErrorKind::Data, &never, many), Action::Log);
         assert_eq!(action(ErrorKind::Table, &never, many), Action::SuspendTable);
 

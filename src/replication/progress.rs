@@ -102,6 +102,8 @@ pub struct AtCheckpoint {
     pub captured: Counts,
     pub applied: Counts,
     pub standing: Standing,
+    /// As [`TableProgress::failures`].
+    pub failures: u64,
     /// `None` when the log has no such table any more.
     pub schema: Option<TableSchema>,
 }
@@ -136,7 +138,7 @@ pub struct TableProgress {
     /// The target's table was empty before this task loaded into it (looked at with `DO_NOTHING` alone): what it holds
     /// after an interruption was put there by the task.
     pub target_was_empty: bool,
-    /// How often the load of the table as a whole has failed in this run.
+    /// Errors of the table as a whole, in its loads and while it was followed in this run (`TableErrorEscalationCount`).
     pub failures: u64,
     /// Changes read from the source's log so far, also those that still wait for the target.
     pub captured: Counts,
@@ -363,6 +365,7 @@ impl State {
             table.in_log.captured = at.captured;
             table.in_log.applied = at.applied;
             table.in_log.schema = at.schema;
+            table.failures = at.failures;
             table.updated = SystemTime::now();
             *changed = Changed::Yes;
         }
@@ -420,13 +423,14 @@ mod tests {
             captured,
             applied: Counts::default(),
             standing: Standing::Followed,
+            failures: 2,
             schema: None,
         };
         progress.advance(Position::Lsn(7), vec![at("a"), at("new")]);
         let news = progress.take_news();
         assert_eq!(news.checkpoint, Some(Position::Lsn(7)));
-        let told: Vec<_> = news.tables.iter().map(|(index, table)| (*index, table.in_log.captured)).collect();
-        assert_eq!(told, [(0, captured), (1, captured)]);
+        let told = news.tables.iter().map(|(index, table)| (*index, table.in_log.captured, table.failures));
+        assert_eq!(told.collect::<Vec<_>>(), [(0, captured, 2), (1, captured, 2)]);
         assert!(progress.take_news().is_empty());
 
         // What could not be kept comes again; what was kept is told to those who wait for it.

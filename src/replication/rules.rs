@@ -68,7 +68,7 @@ impl Rules {
     pub fn lob_bytes_max(&self) -> Option<u64> {
         match self.settings.target_metadata.lob_mode() {
             LobMode::Limited { bytes_max } => Some(bytes_max),
-            LobMode::Full { .. } | LobMode::Off => None,
+            LobMode::Full | LobMode::Off => None,
         }
     }
 }

@@ -375,6 +375,7 @@ impl Run {
                 applied: table.in_log.applied,
                 suspended: table.state != TableState::Completed,
                 gone: table.in_log.schema.is_none() && table.state == TableState::Completed,
+                failures: table.failures,
             };
             start.tables.insert(table.name.clone(), known);
             if let Some(loaded_at) = table.in_log.loaded_at.filter(|loaded_at| loaded_at > from) {

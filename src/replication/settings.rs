@@ -12,9 +12,10 @@ use std::fmt;
 
 use serde_json::{Map, Value as Json};
 
+pub use schema::{WITHOUT_EFFECT, WithoutEffect};
 pub use typed::{
-    ChangeProcessing, ConflictPolicy, ControlTables, ErrorBehavior, ErrorPolicy, EscalationPolicy, EventPolicy,
-    FullLoad, LobMode, Logging, LoopbackPrevention, Severity, TablePolicy, TargetMetadata, TaskSettings,
+    ChangeProcessing, ConflictPolicy, ControlTables, ErrorBehavior, ErrorPolicy, EscalationPolicy, FullLoad, LobMode,
+    Logging, LoopbackPrevention, Severity, TablePolicy, TargetMetadata, TaskSettings,
 };
 
 /// The largest document that is read, in bytes. AWS states no limit; the default document has under 5,000.

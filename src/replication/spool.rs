@@ -11,8 +11,10 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::data::{Changes, Entry, Error, Result};
 
@@ -59,12 +61,16 @@ pub struct Limits {
 
 #[derive(Default)]
 struct State {
-    memory: VecDeque<Changes>,
+    /// With the time at which they came.
+    memory: VecDeque<(Instant, Changes)>,
     /// Nothing of the file goes before what is in memory, and nothing is pushed to memory while there is any.
     disk: VecDeque<OnDisk>,
     file: Option<Arc<File>>,
     /// Where the next piece goes.
     end: u64,
+    /// What was in memory for too long. Its pieces go before those of the other file, and come in the opposite order.
+    aside: Option<Arc<File>>,
+    aside_end: u64,
     /// A piece is on its way into the file.
     writing: bool,
     usage: Usage,
@@ -75,7 +81,7 @@ impl State {
     /// Where in the file there is room for so many bytes. It is used in a ring, so that it stays below the limit though
     /// it may never be empty.
     fn place(&self, bytes: u64, limit: u64) -> Option<u64> {
-        match self.disk.front() {
+        match self.disk.iter().find(|piece| !piece.is_aside) {
             None => Some(0),
             Some(first) if self.end <= first.start => (self.end + bytes <= first.start).then_some(self.end),
             Some(_) if self.end + bytes <= limit => Some(self.end),
@@ -90,6 +96,7 @@ struct OnDisk {
     start: u64,
     bytes: u64,
     rows: u64,
+    is_aside: bool,
 }
 
 enum Room {
@@ -139,7 +146,7 @@ impl Spool {
                     let mut state = self.state();
                     state.usage.memory_rows += rows;
                     state.usage.memory_bytes += piece.bytes() as u64;
-                    state.memory.push_back(piece);
+                    state.memory.push_back((Instant::now(), piece));
                     state.pause = None;
                     break;
                 }
@@ -153,7 +160,7 @@ impl Spool {
                         continue;
                     }
                     let mut state = self.state();
-                    state.disk.push_back(OnDisk { start, bytes: len, rows });
+                    state.disk.push_back(OnDisk { start, bytes: len, rows, is_aside: false });
                     state.end = start + len;
                     state.usage.disk_rows += rows;
                     state.usage.disk_bytes += len;
@@ -182,7 +189,8 @@ impl Spool {
         if bytes.is_empty() {
             piece.write_to(bytes);
         }
-        let Some(start) = state.place(bytes.len() as u64, self.limits.file_bytes) else { return Ok(Room::None) };
+        let limit = self.limits.file_bytes.saturating_sub(state.aside_end);
+        let Some(start) = state.place(bytes.len() as u64, limit) else { return Ok(Room::None) };
         let file = match &state.file {
             Some(file) => file.clone(),
             None => {
@@ -193,6 +201,52 @@ impl Spool {
         };
         state.writing = true;
         Ok(Room::Disk(file, start))
+    }
+
+    /// Puts what is in memory into a file when the oldest of it has been there for so long (`MemoryKeepTime`): what came
+    /// after it has to go along. Must not be called beside [`Spool::push`], though that may wait. A disk that takes
+    /// nothing leaves it where it is.
+    pub async fn put_aside(&self, kept: Duration) -> Result<()> {
+        let mut bytes = Vec::new();
+        // The last first, so that at any moment all in memory goes before all on disk.
+        while let Some((file, place)) = self.put_aside_at(kept, &mut bytes) {
+            let (written, back) = on_disk(move || (file.write_all_at(&bytes, place.start), bytes)).await?;
+            bytes = back;
+            let mut state = self.state();
+            state.writing = false;
+            // Meanwhile the target may have taken it, as the last that was there.
+            let (Ok(()), Some((_, piece))) = (written, state.memory.pop_back()) else { return Ok(()) };
+            state.usage.memory_rows -= place.rows;
+            state.usage.memory_bytes -= piece.bytes() as u64;
+            state.disk.push_front(place);
+            state.aside_end = place.start + place.bytes;
+            state.usage.disk_rows += place.rows;
+            state.usage.disk_bytes += place.bytes;
+        }
+        Ok(())
+    }
+
+    /// Where the last piece in memory goes, if it is to go.
+    fn put_aside_at(&self, kept: Duration, bytes: &mut Vec<u8>) -> Option<(Arc<File>, OnDisk)> {
+        let mut state = self.state();
+        let (since, _) = state.memory.front()?;
+        if since.elapsed() < kept || state.writing {
+            return None;
+        }
+        let file = match &state.aside {
+            Some(file) => file.clone(),
+            None => {
+                let file = Arc::new(open(&self.path).ok()?);
+                state.aside = Some(file.clone());
+                file
+            }
+        };
+        let (_, piece) = state.memory.back()?;
+        bytes.clear();
+        piece.write_to(bytes);
+        let place = OnDisk { start: state.aside_end, bytes: bytes.len() as u64, rows: rows(piece), is_aside: true };
+        state.writing = true;
+        Some((file, place))
     }
 
     async fn wait(&self, pause: Pause) {
@@ -222,16 +276,16 @@ impl Spool {
     async fn try_pop(&self) -> Result<Option<Changes>> {
         let (file, place) = {
             let mut state = self.state();
-            if let Some(piece) = state.memory.pop_front() {
+            if let Some((_, piece)) = state.memory.pop_front() {
                 state.usage.memory_rows -= rows(&piece);
                 state.usage.memory_bytes -= piece.bytes() as u64;
                 drop(state);
                 self.emptied.notify_one();
                 return Ok(Some(piece));
             }
-            let (Some(place), Some(file)) = (state.disk.front().copied(), state.file.clone()) else {
-                return Ok(None);
-            };
+            let Some(place) = state.disk.front().copied() else { return Ok(None) };
+            let file = if place.is_aside { state.aside.clone() } else { state.file.clone() };
+            let Some(file) = file else { return Ok(None) };
             (file, place)
         };
         let piece = on_disk(move || {
@@ -247,6 +301,8 @@ impl Spool {
         if state.disk.is_empty() && !state.writing {
             // Closing gives the disk its room back.
             state.file = None;
+            state.aside = None;
+            state.aside_end = 0;
         }
         drop(state);
         self.emptied.notify_one();
@@ -310,6 +366,10 @@ mod tests {
                 spool.push(piece(pushed)).await.unwrap();
                 pushed += 1;
             }
+            if push == 5 {
+                spool.put_aside(Duration::ZERO).await.unwrap();
+                assert_eq!(spool.usage().memory_rows, 0);
+            }
             for _ in 0..pop {
                 assert_eq!(number(&spool.pop().await.unwrap()), popped);
                 popped += 1;
@@ -320,6 +380,55 @@ mod tests {
         }
         assert!(spool.is_empty());
         assert_eq!(spool.usage(), Usage::default());
+    }
+
+    #[tokio::test]
+    async fn what_was_in_memory_for_too_long_goes_to_disk_and_comes_in_its_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = spool(folder.path(), 5000, 1 << 20);
+        let mut popped = 0;
+        for round in 0..3 {
+            for number in 0..4 {
+                spool.push(piece(round * 10 + number)).await.unwrap();
+            }
+            spool.put_aside(Duration::from_secs(3600)).await.unwrap();
+            assert_eq!((spool.usage().memory_rows, spool.usage().disk_rows), (4, 0));
+            assert_eq!(number(&spool.pop().await.unwrap()), round * 10);
+            spool.put_aside(Duration::ZERO).await.unwrap();
+            let usage = spool.usage();
+            assert_eq!((usage.memory_rows, usage.memory_bytes, usage.disk_rows), (0, 0, 3));
+            assert!(std::fs::read_dir(folder.path().join("spool")).unwrap().next().is_none(), "the file has a name");
+            // What comes now goes behind it.
+            for number in 4..10 {
+                spool.push(piece(round * 10 + number)).await.unwrap();
+            }
+            assert_eq!((spool.usage().memory_rows, spool.usage().disk_rows), (0, 9));
+            for expected in 1..10 {
+                assert_eq!(number(&spool.pop().await.unwrap()), round * 10 + expected);
+            }
+            popped += 10;
+            assert_eq!((spool.usage(), spool.state().aside.is_none()), (Usage::default(), true), "{popped}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_while_it_is_put_aside_comes_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = spool(folder.path(), 1 << 20, 1 << 20);
+        for round in 0..50 {
+            for number in 0..4 {
+                spool.push(piece(round * 4 + number)).await.unwrap();
+            }
+            let taking = async {
+                for expected in 0..4 {
+                    assert_eq!(number(&spool.pop().await.unwrap()), round * 4 + expected);
+                    tokio::task::yield_now().await;
+                }
+            };
+            let (put_aside, ()) = tokio::join!(spool.put_aside(Duration::ZERO), taking);
+            put_aside.unwrap();
+            assert_eq!((spool.is_empty(), spool.usage()), (true, Usage::default()), "round {round}");
+        }
     }
 
     #[tokio::test]
@@ -380,6 +489,7 @@ mod tests {
         while !matches!(spool.pause(), Some(Pause::Disk(_))) {
             tokio::task::yield_now().await;
         }
+        spool.put_aside(Duration::ZERO).await.unwrap();
         for expected in 0..3 {
             assert_eq!(number(&spool.pop().await.unwrap()), expected);
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::super::log::task_log;
-use super::super::policy::{self, Action};
+use super::super::policy::{self, Action, Counts};
 use super::super::rules::Rules;
 use super::table::{Table, Tally};
 use super::{Apply, Known, Stage, unknown};
@@ -195,18 +195,21 @@ impl Apply<'_> {
         if let Some(index) = known {
             return self.refused_statement(index, Error::table(reason));
         }
-        if policy::table_action(&self.rules.settings.error_behavior) == Action::StopTask {
+        let failures = self.known.get(&name).map_or(0, |known| known.failures);
+        let counts = Counts { table_errors: failures, ..Counts::default() };
+        if policy::action(ErrorKind::Table, &self.rules.settings.error_behavior, counts) == Action::StopTask {
             return Err(Error::fatal(reason));
         }
         task_log!(self.rules.log, SourceCapture, Error, "Table {name} is suspended: {reason}");
-        self.given_up.push(name);
+        self.given_up.push((name, failures + 1));
         Ok(())
     }
 
     /// A statement that the target did not take costs its table.
     fn refused_statement(&mut self, index: usize, error: Error) -> Result<()> {
         let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
-        let action = policy::table_action(&self.rules.settings.error_behavior);
+        let action = policy::action(ErrorKind::Table, &self.rules.settings.error_behavior, table.tally.errors);
+        table.tally.errors.table_errors += 1;
         if action == Action::StopTask {
             return Err(error.into_kind(ErrorKind::Fatal));
         }

@@ -126,10 +126,27 @@ impl Apply<'_> {
 
     /// One change that the target did not take.
     fn refused(&mut self, index: usize, op: Op, error: Error, statement: String) -> Result<()> {
+        let action = self.decide(index, op, error.kind)?;
+        self.leave_out(index, action, error, statement)
+    }
+
+    /// What is to be done about a change, whose error is counted.
+    pub(super) fn decide(&mut self, index: usize, op: Op, kind: ErrorKind) -> Result<Action> {
+        let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
+        let errors = &mut table.tally.errors;
+        let action = policy::apply_action(op, kind, &self.rules.settings.error_behavior, *errors);
+        match kind {
+            ErrorKind::Truncation => errors.data_errors += 1,
+            ErrorKind::Table | ErrorKind::Redefined => errors.table_errors += 1,
+            _ => errors.apply_errors += 1,
+        }
+        Ok(action)
+    }
+
+    /// Goes on without a change, as far as the action lets it.
+    pub(super) fn leave_out(&mut self, index: usize, action: Action, error: Error, statement: String) -> Result<()> {
         let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
         let name = &table.plan.target.name;
-        let action = policy::apply_action(op, error.kind, &self.rules.settings.error_behavior, table.tally.errors);
-        table.tally.errors += 1;
         match action {
             Action::Ignore => return Ok(()),
             Action::Log | Action::Retry { .. } => {
@@ -163,11 +180,11 @@ pub(super) fn row(pieces: &[Changes], image: Image) -> Row<'_> {
     pieces[image.piece as usize].rows.row(image.row as usize)
 }
 
-fn row_change<'a>(pieces: &'a [Changes], change: &NetChange) -> RowChange<'a> {
+pub(super) fn row_change<'a>(pieces: &'a [Changes], change: &NetChange) -> RowChange<'a> {
     RowChange { old: change.old.map(|image| row(pieces, image)), new: change.new.map(|image| row(pieces, image)) }
 }
 
-fn set<'a>(table: &'a Table, op: Op, rows: &'a [RowChange<'a>], conflict: Conflict) -> ChangeSet<'a> {
+pub(super) fn set<'a>(table: &'a Table, op: Op, rows: &'a [RowChange<'a>], conflict: Conflict) -> ChangeSet<'a> {
     ChangeSet {
         table: &table.plan.target,
         columns: &table.columns,

@@ -186,6 +186,48 @@ async fn a_change_that_is_refused_is_recorded_and_takes_no_other_along() {
     assert_eq!(counts[0].applied, Counts { inserts: 2, updates: 1, deletes: 1, ddls: 0 });
 }
 
+/// A value that does not get to the target is none of it, and one that does is, though it be of the row before.
+#[tokio::test]
+async fn a_value_that_was_cut_counts_where_the_target_gets_it() {
+    let settings = serde_json::json!({
+        "TargetMetadata": { "LobMaxSize": 1 },
+        "ErrorBehavior": { "DataTruncationErrorPolicy": "IGNORE_RECORD" },
+    });
+    let tables = "CREATE TABLE t (a int PRIMARY KEY, kept text, gone text); ALTER TABLE t REPLICA IDENTITY FULL";
+    let mut pair = Pair::new(tables, settings).await;
+    let locator = serde_json::json!({ "schema-name": "public", "table-name": "t" });
+    let rule = |number: u32, kind: &str, more: serde_json::Value| {
+        let name = number.to_string();
+        let mut rule = serde_json::json!({ "rule-type": kind, "rule-id": name, "rule-name": name });
+        rule.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        rule
+    };
+    let before = serde_json::json!({ "column-prefix": "old_", "column-filter": "all" });
+    let mappings = serde_json::json!({ "rules": [
+        rule(1, "selection", serde_json::json!({ "rule-action": "include",
+            "object-locator": { "schema-name": "public", "table-name": "%" } })),
+        rule(2, "transformation", serde_json::json!({ "rule-action": "remove-column", "rule-target": "column",
+            "object-locator": { "schema-name": "public", "table-name": "t", "column-name": "gone" } })),
+        rule(3, "transformation", serde_json::json!({ "rule-action": "add-before-image-columns",
+            "rule-target": "column", "object-locator": locator, "before-image-def": before })),
+    ]});
+    pair.rules.mapping = Arc::new(Mapping::parse(&mappings.to_string()).unwrap());
+    pair.capture.lob_bytes_max = pair.rules.lob_bytes_max();
+    pair.capture.old_rows = true;
+    pair.server.sql(&pair.to, "ALTER TABLE t DROP gone, ADD old_a int, ADD old_kept text");
+    pair.server.sql(
+        &pair.from,
+        "INSERT INTO t VALUES (1, 'short', repeat('x', 1025)), (2, repeat('x', 1025), 'short'), (3, repeat('x', 1024), '');
+         UPDATE t SET kept = repeat('y', 1025) WHERE a = 3; UPDATE t SET kept = 'short again' WHERE a = 3;
+         UPDATE t SET kept = 'changed' WHERE a = 1; DELETE FROM t WHERE a = 2",
+    );
+    let counts = pair.catch_up(false).await;
+    assert_eq!(pair.server.sql(&pair.to, "SELECT a, kept, old_kept FROM t WHERE a = 1"), "1|changed|short");
+    assert_eq!(pair.server.sql(&pair.to, "SELECT length(kept) FROM t WHERE a = 3"), "1024");
+    assert_eq!(counts[0].captured, Counts { inserts: 3, updates: 3, deletes: 1, ddls: 0 });
+    assert_eq!(counts[0].applied, Counts { inserts: 2, updates: 1, deletes: 0, ddls: 0 });
+}
+
 /// The source is idle, and nothing more comes.
 #[tokio::test]
 async fn a_table_that_the_log_cannot_tell_of_is_given_up_at_once() {

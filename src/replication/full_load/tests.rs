@@ -354,17 +354,36 @@ async fn two_tables_that_are_one_to_the_target_are_refused() {
 
 #[tokio::test]
 async fn every_cut_value_of_a_batch_counts_towards_the_escalation() {
-    for (values, suspends) in [(2, false), (3, true), (100, true)] {
+    // With rows that were refused before, and now.
+    let cases =
+        [(2, 0, 0, false), (3, 0, 0, true), (100, 0, 0, true), (1, 1, 0, false), (2, 1, 0, true), (1, 1, 1, true)];
+    for (values, before, now, suspends) in cases {
         let world = Arc::new(World::default());
         let load = load_with(&world, serde_json::json!({ "ErrorBehavior": { "DataErrorEscalationCount": 3 } }));
         let loading = loading(&load).await;
         let mut account =
             TableAccount { load: &load, index: 0, plan: &loading.plans[&0], truncated: 0, suspended: false };
         let mut batch = Batch::new();
+        load.progress.update(0, |table| table.rejected = before);
         batch.add_truncated(values);
-        let outcome = account.wrote(&batch, Written::default()).await;
+        let outcome = account.wrote(&batch, without(now)).await;
         assert_eq!(outcome.map_err(|error| error.kind), if suspends { Err(ErrorKind::Table) } else { Ok(()) });
     }
+    // And rows that are refused after values were cut.
+    for (truncated, suspends) in [(1, false), (2, true)] {
+        let world = Arc::new(World::default());
+        let load = load_with(&world, serde_json::json!({ "ErrorBehavior": { "DataErrorEscalationCount": 3 } }));
+        let loading = loading(&load).await;
+        let mut account = TableAccount { load: &load, index: 0, plan: &loading.plans[&0], truncated, suspended: false };
+        let outcome = account.wrote(&Batch::new(), without(1)).await;
+        assert_eq!(outcome.map_err(|error| error.kind), if suspends { Err(ErrorKind::Table) } else { Ok(()) });
+    }
+}
+
+/// So many rows were refused.
+fn without(rows: usize) -> Written {
+    let refused = || Rejected { error: Error::new(ErrorKind::Data, "refused"), statement: String::new() };
+    Written { rows: 0, rejected: std::iter::repeat_with(refused).take(rows).collect() }
 }
 
 #[tokio::test]

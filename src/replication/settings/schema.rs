@@ -89,6 +89,87 @@ pub(super) const NOT_SUPPORTED_YET: &[&str] = &[
     "ControlTablesSettings.FullLoadExceptionTableEnabled",
 ];
 
+/// Settings that may be sent and that the runtime does not read.
+pub struct WithoutEffect {
+    /// Empty for what is in none.
+    pub section: &'static str,
+    /// None stands for the whole section.
+    pub settings: &'static [&'static str],
+    pub why: &'static str,
+}
+
+/// In the README, too.
+pub const WITHOUT_EFFECT: &[WithoutEffect] = &[
+    WithoutEffect {
+        section: "Logging",
+        settings: &["EnableLogging", "EnableLogContext", "LogConfiguration"],
+        why: "The log of a task is a file that is always written.",
+    },
+    WithoutEffect {
+        section: "StreamBufferSettings",
+        settings: &[],
+        why: "Memory between source and target is bounded otherwise: three batches of 1 MiB for each table that loads.",
+    },
+    WithoutEffect {
+        section: "ErrorBehavior",
+        settings: &["EventErrorPolicy"],
+        why: "Events are kept in the file that has the status of tasks: where one cannot be kept, no stop could be. The server's log tells of it.",
+    },
+    WithoutEffect {
+        section: "ErrorBehavior",
+        settings: &["FailOnTransactionConsistencyBreached"],
+        why: "For Oracle sources. No open transaction is dropped here.",
+    },
+    WithoutEffect {
+        section: "ErrorBehavior",
+        settings: &["DataMaskingErrorPolicy"],
+        why: "Mapping rules that mask data answer 501.",
+    },
+    WithoutEffect {
+        section: "ValidationSettings",
+        settings: &[],
+        why: "Without `EnableValidation`, which answers 501.",
+    },
+    WithoutEffect { section: "ResyncSettings", settings: &[], why: "Without `EnableResync`, which answers 501." },
+    WithoutEffect { section: "TTSettings", settings: &[], why: "Without `EnableTT`, which answers 501." },
+    WithoutEffect {
+        section: "TargetMetadata",
+        settings: &["LobChunkSize", "InlineLobMaxSize"],
+        why: "LOBs come with their rows, in full LOB mode, too: none is looked up.",
+    },
+    WithoutEffect {
+        section: "TargetMetadata",
+        settings: &["ParallelLoadThreads", "ParallelLoadBufferSize", "ParallelLoadQueuesPerThread"],
+        why: "For other targets. For MySQL it is a setting of the endpoint, which works.",
+    },
+    WithoutEffect {
+        section: "TargetMetadata",
+        settings: &["ParallelApplyThreads", "ParallelApplyBufferSize", "ParallelApplyQueuesPerThread"],
+        why: "For targets that are no PostgreSQL or MySQL.",
+    },
+    WithoutEffect { section: "TargetMetadata", settings: &["LoadMaxFileSize"], why: "Rows are loaded without files." },
+    WithoutEffect {
+        section: "BeforeImageSettings",
+        settings: &[],
+        why: "For targets that are streams; databases have `add-before-image-columns`.",
+    },
+    WithoutEffect {
+        section: "",
+        settings: &["FailTaskWhenCleanTaskResourceFailed"],
+        why: "Not documented. The server's log tells what could not be taken away.",
+    },
+    WithoutEffect {
+        section: "ChangeProcessingTuning",
+        settings: &["BatchApplyPreserveTransaction"],
+        why: "For Oracle targets. A batch always holds whole transactions here.",
+    },
+    WithoutEffect {
+        section: "ChangeProcessingTuning",
+        settings: &["RecoveryTimeout"],
+        why: "The log is opened at the checkpoint, not searched for it: one that has lost it fails the task at once.",
+    },
+];
+
 const LOGGING: &[Setting] = &[
     s("EnableLogging", Bool(false)),
     s("EnableLogContext", Bool(false)),

@@ -1,7 +1,9 @@
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::schema::{DOCUMENT, Kind, Setting};
+use super::schema::{DOCUMENT, Kind, NOT_SUPPORTED_YET, Setting};
 use super::*;
 use crate::connector::{CreateKey, PrepareMode};
 
@@ -271,10 +273,7 @@ fn reads_settings_for_the_runtime() {
     assert_eq!(settings.full_load.prepare_mode, PrepareMode::TruncateBeforeLoad);
     assert_eq!(settings.full_load.create_key, CreateKey::AfterLoad);
     assert_eq!(settings.target_metadata.target_schema, "t");
-    assert_eq!(
-        settings.target_metadata.lob_mode(),
-        LobMode::Full { chunk_bytes: 64 * 1024, inline_bytes_max: 16 * 1024 }
-    );
+    assert_eq!(settings.target_metadata.lob_mode(), LobMode::Full);
     assert!(settings.logging.severity("TARGET_LOAD") > Severity::Debug);
     let off = typed(json!({ "TargetMetadata": { "SupportLobs": false } }));
     assert_eq!(off.target_metadata.lob_mode(), LobMode::Off);
@@ -333,6 +332,45 @@ fn every_legal_value_can_be_read_by_the_runtime() {
             ),
         }
     }
+}
+
+/// A setting is read by the runtime, or answers 501 when it asks for something, or is listed as one that changes nothing.
+#[test]
+fn what_the_runtime_does_not_read_is_listed() {
+    let is_in =
+        |path: &str, whole: &str| path == whole || path.strip_prefix(whole).is_some_and(|it| it.starts_with('.'));
+    let all = WITHOUT_EFFECT.iter().flat_map(|entry| match (entry.section, entry.settings) {
+        (section, []) => vec![section.to_owned()],
+        ("", settings) => settings.iter().map(|setting| (*setting).to_owned()).collect(),
+        (section, settings) => settings.iter().map(|setting| format!("{section}.{setting}")).collect(),
+    });
+    let mut listed: BTreeMap<String, bool> = all.map(|path| (path, false)).collect();
+    let base = json!({ "Logging": { "EnableLogging": true } });
+    let made = |sent: &Json| create(Some(&sent.to_string()), CONTEXT);
+    let read = |document: &str| TaskSettings::from_canonical(document).unwrap();
+    let plain = made(&base).unwrap();
+    let mut found = Vec::new();
+    every_setting(&[], DOCUMENT, &mut found);
+    let mut is_read: BTreeMap<String, bool> = BTreeMap::new();
+    for (path, value) in found.iter().filter(|(_, value)| *value != json!({})) {
+        let mut sent = base.clone();
+        set(&mut sent, path, value.clone());
+        match made(&sent) {
+            Ok(document) if document != plain => {
+                *is_read.entry(path.join(".")).or_default() |= read(&document) != read(&plain);
+            }
+            // The default, or a setting that goes together with another.
+            _ => {}
+        }
+    }
+    for (path, is_read) in is_read {
+        let entry = listed.iter_mut().find(|(whole, _)| is_in(&path, whole));
+        let is_listed = entry.map(|(_, found)| *found = true).is_some();
+        let answers_501 = NOT_SUPPORTED_YET.iter().any(|whole| is_in(&path, whole));
+        assert!(is_read != (is_listed || answers_501), "{path}: read {is_read}, listed {is_listed}");
+    }
+    let unknown: Vec<_> = listed.iter().filter(|(_, found)| !**found).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
 }
 
 proptest! {

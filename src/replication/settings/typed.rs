@@ -50,7 +50,10 @@ pub struct FullLoad {
     pub stop_task_cached_changes_not_applied: bool,
     /// Tables loaded at once, 1 to 49.
     pub max_full_load_sub_tasks: usize,
-    /// How long to wait for open transactions before a load, in seconds.
+    /// How long to wait for transactions of the source that are open before a load, in seconds. DMS then begins all the
+    /// same. Here it does so where nothing is lost by it, which needs no wait at all: the log of MySQL and MariaDB has all
+    /// of such a transaction. PostgreSQL's has not, and its replication slot comes into being after their end alone: then
+    /// the attempt to start fails.
     #[serde(rename = "TransactionConsistencyTimeout")]
     pub transaction_consistency_timeout_s: u64,
     /// Records transferred together, 1 to 50,000.
@@ -83,6 +86,9 @@ pub struct ChangeProcessing {
     /// Memory of all that waits for the target, in MB; more goes to disk.
     #[serde(rename = "MemoryLimitTotal")]
     pub memory_limit_total_mb: u64,
+    /// The longest that what waits for the target stays in memory, in seconds; then it goes to disk.
+    #[serde(rename = "MemoryKeepTime")]
+    pub memory_keep_time_s: u64,
 }
 
 /// Which statements of the source are carried to the target.
@@ -137,11 +143,6 @@ pub struct TargetMetadata {
     pub limited_size_lob_mode: bool,
     #[serde(rename = "LobMaxSize")]
     pub lob_max_size_kb: u64,
-    #[serde(rename = "LobChunkSize")]
-    pub lob_chunk_size_kb: u64,
-    /// 0 turns inline transfer off.
-    #[serde(rename = "InlineLobMaxSize")]
-    pub inline_lob_max_size_kb: u64,
     pub batch_apply_enabled: bool,
     pub task_recovery_table_enabled: bool,
 }
@@ -153,8 +154,8 @@ pub enum LobMode {
     Off,
     /// Cut to this many bytes.
     Limited { bytes_max: u64 },
-    /// Moved whole, in pieces of `chunk_bytes`; those up to `inline_bytes_max` together with the other columns.
-    Full { chunk_bytes: u64, inline_bytes_max: u64 },
+    /// Moved whole.
+    Full,
 }
 
 impl TargetMetadata {
@@ -162,12 +163,10 @@ impl TargetMetadata {
     /// place, and nobody means that. (What DMS does when both are true is not documented.)
     pub fn lob_mode(&self) -> LobMode {
         const KB: u64 = 1024;
-        const CHUNK_KB: u64 = 64;
         if !self.support_lobs {
             LobMode::Off
         } else if self.full_lob_mode {
-            let chunk_kb = if self.lob_chunk_size_kb == 0 { CHUNK_KB } else { self.lob_chunk_size_kb };
-            LobMode::Full { chunk_bytes: chunk_kb * KB, inline_bytes_max: self.inline_lob_max_size_kb * KB }
+            LobMode::Full
         } else {
             LobMode::Limited { bytes_max: self.lob_max_size_kb * KB }
         }
@@ -180,11 +179,9 @@ impl TargetMetadata {
 pub struct ErrorBehavior {
     pub data_error_policy: ErrorPolicy,
     pub data_truncation_error_policy: ErrorPolicy,
-    pub data_masking_error_policy: ErrorPolicy,
     pub data_error_escalation_policy: TablePolicy,
     /// 0 for never.
     pub data_error_escalation_count: u64,
-    pub event_error_policy: EventPolicy,
     pub table_error_policy: TablePolicy,
     pub table_error_escalation_policy: TablePolicy,
     /// 0 for never.
@@ -205,7 +202,6 @@ pub struct ErrorBehavior {
     pub apply_error_escalation_count: u64,
     pub apply_error_fail_on_truncation_ddl: bool,
     pub full_load_ignore_conflicts: bool,
-    pub fail_on_transaction_consistency_breached: bool,
     pub fail_on_no_tables_captured: bool,
 }
 
@@ -248,13 +244,6 @@ pub enum ConflictPolicy {
     UpdateRecord,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum EventPolicy {
-    Ignore,
-    StopTask,
-}
-
 /// <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Tasks.CustomizingTasks.TaskSettings.ControlTable.html>
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -266,17 +255,12 @@ pub struct ControlTables {
     pub history_table_enabled: bool,
     pub suspended_tables_table_enabled: bool,
     pub status_table_enabled: bool,
-    pub full_load_exception_table_enabled: bool,
 }
 
 /// <https://docs.aws.amazon.com/dms/latest/userguide/CHAP_Tasks.CustomizingTasks.TaskSettings.Logging.html>
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Logging {
-    #[serde(rename = "EnableLogging")]
-    pub enabled: bool,
-    #[serde(rename = "EnableLogContext")]
-    pub log_context: bool,
     #[serde(rename = "LogComponents", deserialize_with = "severities")]
     severities: HashMap<String, Severity>,
 }

@@ -292,14 +292,18 @@ impl Field {
             }
             Some(())
         })?;
-        batch.add_truncated(cut.into());
+        if cut {
+            batch.add_truncated(1);
+            batch.mark_cut();
+        }
         Some(())
     }
 
     fn push_bytes(&self, bytes: &[u8], len: usize, batch: &mut Batch) -> Option<()> {
         if let Some(most) = self.bytes_max.filter(|most| bytes.len() > *most) {
-            batch.add_truncated(1);
             batch.push(Value::Bytes(&bytes[..most]));
+            batch.add_truncated(1);
+            batch.mark_cut();
         } else if bytes.len() < len {
             let fill = std::iter::repeat_n(0, len - bytes.len());
             let padded = |out: &mut Vec<u8>| {

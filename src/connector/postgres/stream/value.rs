@@ -56,7 +56,11 @@ impl Field {
             None => decode_unescaped(kept, self.decode, batch),
             Some(digits) => batch.push(Value::Numeric(money(text, digits).as_bytes())),
         }
-        kept.len() < text.len()
+        let is_cut = kept.len() < text.len();
+        if is_cut {
+            batch.mark_cut();
+        }
+        is_cut
     }
 }
 

@@ -164,6 +164,7 @@ pub async fn start(context: &Context, request: StartReplicationTaskMessage) -> A
         }
         if fresh && let Json::Object(spec) = &mut task.spec {
             spec.remove("Checkpoint");
+            spec.remove("Repositioned");
         }
         Ok(())
     })
@@ -180,10 +181,12 @@ pub async fn start(context: &Context, request: StartReplicationTaskMessage) -> A
 fn is_fresh(start_type: &str, task: &Resource, positions: &Positions) -> Result<bool, Fault> {
     let ran_before = runs(task) > 0;
     let is_cdc = task.body["MigrationType"] == "cdc";
+    // With this request, or by a modification since the last start from a position.
+    let has_position = positions.start.is_some() || task.spec["Repositioned"] == json!(true);
     let refused = |what: &str| Err(Fault::invalid_parameter_combination(format!("Start Type : {what}")));
     match start_type {
         // "For a CDC-only task, start-replication can be used again to start at a position", says the API reference.
-        "start-replication" if ran_before && !(is_cdc && positions.start.is_some()) => {
+        "start-replication" if ran_before && !(is_cdc && has_position) => {
             refused("START_REPLICATION, valid only for tasks running for the first time")
         }
         "start-replication" => Ok(true),
@@ -278,6 +281,9 @@ pub async fn modify(context: &Context, request: ModifyReplicationTaskMessage) ->
         set_optional(&mut task.body, "TableMappings", request.table_mappings);
         set_optional(&mut task.body, "ReplicationTaskSettings", merged);
         positions.write_to(&mut task.body);
+        if positions.start.is_some() {
+            task.spec["Repositioned"] = json!(true);
+        }
         set_optional(&mut task.body, "TaskData", request.task_data);
         Ok(())
     })

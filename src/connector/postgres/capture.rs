@@ -97,7 +97,10 @@ async fn prepare(
         replication_set::check(client).await?;
         check_encoding(client, Plugin::Pglogical).await?;
     }
-    slot::drop(client, &capture.task).await?;
+    // `SlotName` may name the slot that the task has made for itself before.
+    if endpoint.settings.slot_name.as_ref() != Some(&slot::own_name(&capture.task)) {
+        slot::drop(client, &capture.task).await?;
+    }
     if chosen.is_none() {
         publication::drop_all(client, &capture.task).await?;
         replication_set::drop_all(client, &capture.task).await?;

@@ -9,7 +9,7 @@ use super::context::Context;
 use super::event::{self, Happened};
 use super::identifier::{already_in_use, check_arn, identifier, new_arn};
 use super::listing::{FilterBy, Listing, PageSize, Paging, list};
-use super::running::{bad_position, clean_source, delete_log, launch, log_names, log_path};
+use super::running::{Traces, bad_position, delete_log, launch, log_names, log_path};
 use super::status::{Before, Task, TaskEvent};
 use super::{Answer, connection, endpoint, instance, tag};
 use crate::api::shapes::{
@@ -17,6 +17,7 @@ use crate::api::shapes::{
     ModifyReplicationTaskMessage, StartReplicationTaskMessage, StopReplicationTaskMessage,
 };
 use crate::api::{Fault, Timestamp};
+use crate::data::ErrorKind;
 use crate::mapping::{Mapping, MappingError};
 use crate::replication::settings::{self, SettingsError, TaskSettings};
 use crate::replication::{Migration, start_point, stop_point};
@@ -310,15 +311,24 @@ pub async fn delete(context: &Context, request: DeleteReplicationTaskMessage) ->
     Ok(answer(body))
 }
 
-/// The source is cleared before the task is gone: whoever sees it gone finds nothing of it there.
+/// The source is cleared before the task is gone: whoever sees it gone finds nothing of it there. A source that cannot be
+/// reached is cleared later.
 async fn finish_deletion(context: Context, task: Resource) {
-    clean_source(&context, &task).await;
+    let mut traces = Traces::of(&context, &task).await;
+    if let Some(found) = &traces
+        && !matches!(found.clean().await, Err(error) if error.kind == ErrorKind::Recoverable)
+    {
+        traces = None;
+    }
     if let Err(error) = context.store().delete(&task.arn).await {
         tracing::error!(task = task.identifier, %error, "cannot delete the task");
         return;
     }
     event::record(&context, &task.identifier, Happened::TaskDeleted).await;
     context.changed();
+    if let Some(traces) = traces {
+        context.do_later(traces.clean_later());
+    }
 }
 
 /// The task of this ARN, if it is the caller's.

@@ -292,9 +292,11 @@ pub fn names(capture: &Capture) -> Vec<TableName> {
     capture.tables.iter().map(|table| table.name.clone()).collect()
 }
 
-/// Drops the slot, the publications and the replication sets of a task.
+/// Drops the slot, the publications and the replication sets of a task. An error names what may be left.
 pub async fn end(endpoint: &Endpoint, task: &str) -> Result<()> {
-    let doing = |error: Error| error.while_doing("end the capture of changes");
+    let (slot, short) = (slot::own_name(task), slot::short_name(task));
+    let what = format!("drop replication slot {slot}, its replication sets and the publications dms_{short}…");
+    let doing = |error: Error| error.while_doing(&what);
     let mut client = endpoint.connect().await.map_err(doing)?;
     slot::drop(&mut client, task).await.map_err(doing)?;
     publication::drop_all(&mut client, task).await.map_err(doing)?;

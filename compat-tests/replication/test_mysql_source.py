@@ -1,11 +1,12 @@
 """What comes of the own ways of MySQL and MariaDB as sources."""
 
 import contextlib
+import time
 
 import pytest
 from conftest import wait_until
 from following import FOLLOW, KEYED, following, is_gone  # noqa: F401
-from pairs import FROM_MARIADB, pair  # noqa: F401
+from pairs import FROM_MARIADB, lost, pair  # noqa: F401
 
 from_mariadb = pytest.mark.parametrize("pair", [FROM_MARIADB], indirect=True)
 to_both_engines = pytest.mark.parametrize("pair", [FROM_MARIADB, "mariadb-mariadb"], indirect=True)
@@ -76,6 +77,18 @@ def test_transactions_in_two_phases_count_from_their_second(following):
     following.wait_for_counts("other", (0, 1, 1, 0))
     following.wait_for_counts("t", (2, 1, 0, 0))
     following.wait_until_equal("t", "other")
+
+
+@from_mariadb
+def test_a_task_is_deleted_in_time_while_its_source_is_gone(following, dms):
+    following.source.create("t", KEYED)
+    task = following.start()
+    following.stop()
+    with lost(following.source):
+        begun = time.monotonic()
+        dms.delete_replication_task(ReplicationTaskArn=task.arn)
+        wait_until(lambda: is_gone(dms, task), "the task is deleted")
+        assert time.monotonic() - begun < 5
 
 
 @from_mariadb

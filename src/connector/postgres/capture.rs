@@ -13,6 +13,7 @@ use super::settings::PluginChoice;
 use super::slot::{self, Created, Plugin, Slot};
 use super::snapshot::PostgresSnapshot;
 use super::source::PostgresSource;
+use super::stream::check_origins;
 use super::wire::Client;
 use super::{Endpoint, check_version, sql};
 use crate::connector::{Adoption, Beginning, Capture, StartPoint};
@@ -112,7 +113,12 @@ async fn prepare(
         None => match &endpoint.settings.plugin {
             PluginChoice::TestDecoding => Plugin::TestDecoding,
             PluginChoice::PgOutput => Plugin::PgOutput,
-            PluginChoice::NoPreference if publication::suits(client, capture, &candidates).await? => Plugin::PgOutput,
+            PluginChoice::NoPreference
+                if check_origins(endpoint, Plugin::PgOutput, client.version()).is_ok()
+                    && publication::suits(client, capture, &candidates).await? =>
+            {
+                Plugin::PgOutput
+            }
             PluginChoice::NoPreference => Plugin::TestDecoding,
             PluginChoice::Pglogical => Plugin::Pglogical,
             PluginChoice::Other(name) => {
@@ -121,6 +127,7 @@ async fn prepare(
             }
         },
     };
+    check_origins(endpoint, plugin, client.version())?;
     match plugin {
         Plugin::PgOutput => {
             let audit = if recorded { audit_table(endpoint, client).await? } else { None };

@@ -1,5 +1,7 @@
 """Changes that are gathered, folded and applied together: `BatchApplyEnabled`."""
 
+import contextlib
+import re
 import time
 
 import pytest
@@ -105,3 +107,46 @@ def test_one_bad_row_of_a_batch_takes_no_other_along(following):
     following.wait_until_equal("other")
     assert len(target.rows("loose")) == 1000
     assert len(target.exceptions()) == 1 and "777" in target.exceptions()[0]
+
+
+@contextlib.contextmanager
+def statements(server, schema):
+    """Gives a function: what a MariaDB has been told of temporary tables of a schema, with the sessions, in order."""
+    log, output = server.execute("SELECT @@global.general_log, @@global.log_output")[0]
+    told = "SELECT thread_id, CONVERT(argument USING utf8mb4) FROM mysql.general_log WHERE command_type = 'Query'"
+    ours = f" AND argument LIKE '%TEMPORARY TABLE%`{schema}`%' AND argument NOT LIKE 'SELECT%' ORDER BY event_time"
+    server.execute("SET GLOBAL log_output = 'TABLE'", "SET GLOBAL general_log = 1")
+    try:
+        yield lambda: list(server.execute(told + ours))
+    finally:
+        server.execute(f"SET GLOBAL general_log = {log}", f"SET GLOBAL log_output = '{output}'", "TRUNCATE mysql.general_log")
+
+
+@pytest.mark.parametrize("pair", ["postgres-mariadb", "mariadb-mariadb"], indirect=True)
+def test_rows_of_a_batch_go_through_work_tables_which_are_few_and_end_with_the_session(following):
+    """They are called as those of DMS, and they are temporary: of those the task needs no more than the right to make
+    them."""
+    source, target, schema = following.source, following.target, following.pair.schema
+    tables = ["a", "b", "c", "d"]
+    for name in tables:
+        source.create(name, KEYED)
+        source.fill(name, 500)
+    with statements(target, schema) as told:
+        following.start(batch(StatementCacheSize=2))
+        following.wait_for_load(*tables)
+        for value in ("one", "two"):
+            source.execute(*[f"UPDATE {source.table(name)} SET v = '{value}'" for name in tables])
+            following.wait_until_equal(*tables)
+        following.stop()
+        works, made = set(), []
+        for session, text in told():
+            for kind, name in re.findall(rf"(CREATE|DROP) TEMPORARY TABLE (?:IF EXISTS )?`{schema}`\.`(\w+)`", text):
+                works = works | {name} if kind == "CREATE" else works - {name}
+                assert len(works) <= 2, works
+                made += [(session, name)] if kind == "CREATE" else []
+    # A batch has one work table for each table, and two stay.
+    assert len(made) >= 4 and all(re.fullmatch("awsdms_changes[0-9]{9}", name) for _, name in made), made
+    sessions = ", ".join({str(session) for session, _ in made})
+    ended = f"SELECT count(*) FROM information_schema.processlist WHERE id IN ({sessions})"
+    wait_until(lambda: target.value(ended) == 0, "the session has ended", 5)
+    assert [name for name in target.tables() if name.startswith("awsdms_changes")] == []

@@ -1,11 +1,13 @@
 """What comes of the own ways of MySQL and MariaDB as sources."""
 
 import contextlib
+import time
 
 import pytest
 from conftest import wait_until
-from following import FOLLOW, KEYED, following, is_gone  # noqa: F401
-from pairs import FROM_MARIADB, pair  # noqa: F401
+from following import FOLLOW, KEYED, following, is_gone, make_following, resource_id  # noqa: F401
+from pairs import FROM_MARIADB, lost, pair  # noqa: F401
+from torture import Proxy
 
 from_mariadb = pytest.mark.parametrize("pair", [FROM_MARIADB], indirect=True)
 to_both_engines = pytest.mark.parametrize("pair", [FROM_MARIADB, "mariadb-mariadb"], indirect=True)
@@ -76,6 +78,68 @@ def test_transactions_in_two_phases_count_from_their_second(following):
     following.wait_for_counts("other", (0, 1, 1, 0))
     following.wait_for_counts("t", (2, 1, 0, 0))
     following.wait_until_equal("t", "other")
+
+
+@from_mariadb
+def test_a_task_is_deleted_in_time_while_its_source_is_gone(following, dms):
+    following.source.create("t", KEYED)
+    task = following.start()
+    following.stop()
+    with lost(following.source):
+        begun = time.monotonic()
+        dms.delete_replication_task(ReplicationTaskArn=task.arn)
+        wait_until(lambda: is_gone(dms, task), "the task is deleted")
+        assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("pair", ["mariadb-mariadb"], indirect=True)
+def test_an_idle_server_is_heard_of_and_cuts_no_connection(following, server):
+    """Though it ends sessions that are idle for a second; so does the target."""
+    source, target = following.source, following.target
+    source.create("t", KEYED)
+    proxy = Proxy(source.server.port)
+    following.pair.set_up_source(Port=proxy.port)
+    before = source.value("SELECT @@global.wait_timeout")
+    try:
+        for side in (source, target):
+            side.execute("SET GLOBAL wait_timeout = 1")
+        following.start()
+        following.wait_for_load("t")
+        source.execute(f"INSERT INTO {source.table('t')} VALUES (1, 'before')")
+        following.wait_until_equal("t")
+        dumps = "SELECT id FROM information_schema.processlist WHERE command LIKE 'Binlog Dump%'"
+        sessions = source.execute(dumps)
+        # What is sent when nothing is written: an event that says no more than that.
+        for _ in range(2):
+            heard = proxy.received
+            wait_until(lambda: proxy.received > heard, "the server is heard of", 10)
+        source.execute(f"INSERT INTO {source.table('t')} VALUES (2, 'after')")
+        following.wait_until_equal("t")
+        assert source.execute(dumps) == sessions
+    finally:
+        for side in (source, target):
+            side.execute(f"SET GLOBAL wait_timeout = {before}")
+    (log,) = [path for path in server.data_dir.rglob("*.log") if resource_id(following.task) in path.name]
+    assert "next attempt in" not in log.read_text()
+
+
+@from_mariadb
+def test_tasks_of_one_server_are_replicas_of_different_numbers(make_following, pair):
+    """Of those with one number the server serves the last."""
+    pair.source.create("t", KEYED)
+    before = {number for number, *_ in pair.source.execute("SHOW SLAVE HOSTS")}
+    both = [make_following(), make_following()]
+    for number, following in enumerate(both):
+        following.start({"TargetMetadata": {"TargetSchema": f"{pair.schema}_{number}"}}, **FOLLOW)
+    dumps = "SELECT id FROM information_schema.processlist WHERE command LIKE 'Binlog Dump%' ORDER BY id"
+    own = lambda: {number for number, *_ in pair.source.execute("SHOW SLAVE HOSTS")} - before
+    wait_until(lambda: len(own()) == 2, "two replicas are known", 20)
+    sessions = pair.source.execute(dumps)
+    for number in range(3):
+        pair.source.execute(f"INSERT INTO {pair.source.table('t')} VALUES ({number}, 'x')")
+        for following in both:
+            following.wait_for_counts("t", (number + 1, 0, 0, 0))
+    assert pair.source.execute(dumps) == sessions
 
 
 @from_mariadb

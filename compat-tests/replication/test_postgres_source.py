@@ -1,11 +1,12 @@
 """What a task has on a PostgreSQL source, and what comes of that source's own ways."""
 
 import re
+import time
 
 import pytest
 from conftest import include, wait_until
 from following import FOLLOW, KEYED, following, is_gone, make_following, resource_id  # noqa: F401
-from pairs import FROM_POSTGRES, pair  # noqa: F401
+from pairs import FROM_POSTGRES, lost, pair  # noqa: F401
 
 from_postgres = pytest.mark.parametrize("pair", [FROM_POSTGRES], indirect=True)
 
@@ -61,6 +62,27 @@ def test_nothing_stays_of_a_task_that_is_deleted_after_a_failure(make_following,
     following.task.wait("failed")
     delete(dms, following.task)
     wait_until(lambda: left_behind(pair.source) == [], "nothing is left", 5)
+
+
+@from_postgres
+def test_of_a_task_that_is_deleted_while_its_source_is_gone_the_log_says_what_is_left_until_it_goes_later(
+    following, dms, server
+):
+    source = following.source
+    source.create("t", KEYED)
+    task = following.start()
+    following.wait_for_load("t")
+    following.stop()
+    slot, = [thing.removeprefix("slot ") for thing in left_behind(source) if thing.startswith("slot ")]
+    before = server.log.stat().st_size
+    with lost(source):
+        begun = time.monotonic()
+        delete(dms, task)
+        assert time.monotonic() - begun < 5
+        said = server.log.read_bytes()[before:].decode()
+        assert "what the task has made on its source could not be taken away" in said
+        assert f"drop replication slot {slot}, its replication sets and the publications dms_" in said
+    wait_until(lambda: left_behind(source) == [], "nothing is left", 20)
 
 
 @pytest.mark.parametrize("plugin", ["pglogical", "PGLOGICAL"])

@@ -317,7 +317,11 @@ def test_changes_are_applied_in_sessions_that_the_endpoint_sets_up(following):
 
 @pytest.mark.parametrize(
     "pair, engines",
-    [("postgres-mariadb", ("aurora-postgresql", "aurora")), ("mariadb-postgres", ("mysql", "aurora-postgresql"))],
+    [
+        ("postgres-mariadb", ("aurora-postgresql", "aurora")),
+        ("mariadb-postgres", ("mysql", "aurora-postgresql")),
+        ("mariadb-mariadb", ("aurora", "mysql")),
+    ],
     indirect=["pair"],
 )
 def test_engines_that_speak_as_others_follow_as_those_do(following, engines):

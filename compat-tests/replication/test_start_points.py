@@ -4,7 +4,7 @@ import contextlib
 import datetime
 
 import pytest
-from conftest import wait_until
+from conftest import filters, run_waiter, wait_until
 from following import FOLLOW, is_gone, make_following  # noqa: F401
 from pairs import FROM_MARIADB, FROM_POSTGRES, pair  # noqa: F401
 
@@ -130,6 +130,51 @@ def test_a_task_without_a_load_can_be_started_anew_at_a_position_and_only_so(mak
     assert stats["FreshStartDate"] > first["FreshStartDate"]
 
 
+def modify(task, **start):
+    """Gives the task another place to begin at, which it shows."""
+    task.client.modify_replication_task(ReplicationTaskArn=task.arn, **start)
+    shown = start.get("CdcStartPosition") or start["CdcStartTime"].strftime("%Y-%m-%dT%H:%M:%S")
+    assert task.wait("stopped")["CdcStartPosition"] == shown
+
+
+def begin_anew(following):
+    following.task.start()
+    following.task.wait("running")
+
+
+@from_mariadb
+def test_a_task_without_a_load_begins_anew_where_it_was_modified_to_begin(make_following, pair):
+    following = make_following()
+    source, target = pair.source, pair.target
+    source.create("t", "id integer PRIMARY KEY")
+    insert(source, 1)
+    place = end_of_binlog(source)
+    insert(source, 2)
+    # The log has whole seconds.
+    time = now().replace(microsecond=0) + datetime.timedelta(seconds=1)
+    wait_until(lambda: now() >= time, "another second has begun")
+    task = following.start(**FOLLOW)
+    insert(source, 3)
+    following.wait_for_counts("t", (1, 0, 0, 0))
+    following.stop()
+    modify(task, CdcStartPosition=place)
+    # Whoever resumes goes on where the task was.
+    insert(source, 4)
+    following.resume()
+    following.wait_for_counts("t", (2, 0, 0, 0))
+    following.stop()
+    for start, rows in [({}, [2, 3, 4]), ({"CdcStartTime": time}, [3, 4])]:
+        if start:
+            modify(task, **start)
+        target.execute(f"DELETE FROM {target.table('t')}")
+        begin_anew(following)
+        following.wait_for_counts("t", (len(rows), 0, 0, 0))
+        assert [id for (id,) in target.rows("t")] == rows
+        following.stop()
+        text = "Start Type : START_REPLICATION, valid only for tasks running for the first time"
+        refused(pair.client, task.start, "InvalidParameterCombinationException", text)
+
+
 # --- PostgreSQL ------------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +262,61 @@ def test_places_that_postgresql_cannot_begin_at_fail_the_task_and_say_why(make_f
     assert "replication slot nobody_made_it, which SlotName names, does not exist" in message
     slots = pair.source.value("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()")
     assert slots == 0
+
+
+@from_postgres
+def test_a_task_that_ran_before_begins_anew_at_another_place_of_the_slot_of_the_user(make_following, pair):
+    following = make_following()
+    source, target = pair.source, pair.target
+    source.create("t", "id integer PRIMARY KEY")
+    with slot(pair):
+        task = following.start(**(FOLLOW | {"CdcStartPosition": end_of_wal(source)}))
+        insert(source, 1)
+        following.wait_for_counts("t", (1, 0, 0, 0))
+        following.stop()
+        insert(source, 2)
+        place = end_of_wal(source)
+        insert(source, 3)
+        modify(task, CdcStartPosition=place)
+        begin_anew(following)
+        following.wait_for_counts("t", (1, 0, 0, 0))
+        assert target.rows("t") == [(1,), (3,)]
+        following.stop()
+
+
+@pytest.mark.parametrize("named", ["a slot of the user", "the slot of the task"])
+@from_postgres
+def test_a_task_with_a_slot_of_its_own_begins_anew_at_a_place_that_a_slot_has(make_following, pair, named):
+    following = make_following()
+    client, source, target = pair.client, pair.source, pair.target
+    source.create("t", "id integer PRIMARY KEY")
+    slots = "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()"
+    task = following.start(**FOLLOW)
+    insert(source, 1)
+    following.wait_for_counts("t", (1, 0, 0, 0))
+    following.stop()
+    own = source.value(slots)
+    given = own if named == "the slot of the task" else f"{pair.schema}_given"
+    if given != own:
+        source.execute(f"SELECT pg_create_logical_replication_slot('{given}', 'pgoutput')")
+    insert(source, 2)
+    place = end_of_wal(source)
+    insert(source, 3)
+    # Nobody but SlotName says which slot has a place. What there is stays.
+    modify(task, CdcStartPosition=place)
+    task.start()
+    assert "SlotName has to name a replication slot that has it" in task.wait("failed")["LastFailureMessage"]
+    assert (own,) in source.execute(slots)
+    settings = {"SlotName": given}
+    client.modify_endpoint(EndpointArn=pair.source_arn, PostgreSQLSettings=settings)
+    # An endpoint that was modified is tested again.
+    run_waiter(client, "test_connection_succeeds", Filters=filters("endpoint-arn", pair.source_arn))
+    client.start_replication_task(ReplicationTaskArn=task.arn, StartReplicationTaskType="start-replication", CdcStartPosition=place)
+    task.wait("running")
+    following.wait_for_counts("t", (1, 0, 0, 0))
+    assert target.rows("t") == [(1,), (3,)]
+    # Its own would keep the log of the server for nobody.
+    assert source.execute(slots) == [(given,)]
 
 
 # --- both ------------------------------------------------------------------------------------------------------------

@@ -47,6 +47,9 @@ KINDS = ("Inserts", "Updates", "Deletes")
 KEYED = ["k1", "k2", "k3"]
 TABLES = [*KEYED, "two", "loose", "log", "ledger", "shape"]
 
+# Those that stay while their definition changes, or that are emptied.
+DEFINED = ["k3", "shape"]
+
 COLUMNS_MAX, MADE_MAX = 6, 4
 
 # Ends the names of tables that are made with the rows of another, and have no key: of those PostgreSQL logs inserts alone.
@@ -67,6 +70,8 @@ class Proxy:
         self.port = self.listener.getsockname()[1]
         self.lock = threading.Lock()
         self.pairs = set()
+        # Bytes from the server.
+        self.received = 0
         self.flows = threading.Event()
         self.flows.set()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -95,6 +100,9 @@ class Proxy:
                     if not data:
                         return
                     (server if end is client else client).sendall(data)
+                    if end is server:
+                        with self.lock:
+                            self.received += len(data)
         except (OSError, ValueError):
             pass
         finally:
@@ -162,7 +170,9 @@ def plain(value):
 
 class Workload(threading.Thread):
     """Random transactions on the source, until it is told to stop. What each has done is in the table `ledger`, which
-    the transaction itself fills: nobody knows better what was committed when the server is killed at a commit."""
+    the transaction itself fills: nobody knows better what was committed when the server is killed at a commit. Statements
+    that define tables do not go with others into a transaction everywhere: of the tables that stay they are counted here,
+    and apart from those of which the server was killed before it had answered."""
 
     def __init__(self, source, seed):
         super().__init__(daemon=True)
@@ -170,6 +180,7 @@ class Workload(threading.Thread):
         self.random = random.Random(seed)
         self.ended = threading.Event()
         self.number = 0
+        self.defined, self.maybe_defined = collections.Counter(), collections.Counter()
         self.failure = None
 
     def run(self):
@@ -288,6 +299,13 @@ class Workload(threading.Thread):
         cursor.execute(f"SELECT * FROM {self.source.table('shape')} WHERE id = -1")
         return [name for name, *_ in cursor.description if name not in ("id", "stamp")]
 
+    def type_of(self, cursor, column):
+        cursor.execute(
+            "SELECT data_type FROM information_schema.columns WHERE table_schema = %s AND table_name = 'shape' AND column_name = %s",
+            (self.source.schema, column),
+        )
+        return cursor.fetchone()[0]
+
     def made(self, cursor):
         """The tables that came into being meanwhile."""
         cursor.execute(
@@ -307,15 +325,19 @@ class Workload(threading.Thread):
         if columns:
             column = choose.choice(columns)
             retype = f"ALTER COLUMN {column} TYPE text" if self.source.is_postgres else f"MODIFY {column} longtext"
-            statements += [f"DROP COLUMN {column}", f"RENAME COLUMN {column} TO {new}", retype]
+            statements += [f"DROP COLUMN {column}", f"RENAME COLUMN {column} TO {new}"]
+            # What changes nothing is not told.
+            statements += [retype] if self.type_of(cursor, column) not in ("text", "longtext") else []
         if len(made) < MADE_MAX:
             statements += ["CREATE"] * 2
         if made:
             statements += ["RENAME", "DROP"]
         statement = choose.choice(statements)
+        name = None
         match statement.split()[0]:
             case "TRUNCATE":
-                statement = f"TRUNCATE {table('k3')}"
+                name = "k3"
+                statement = f"TRUNCATE {table(name)}"
             case "CREATE":
                 copied, columns = choose.choice(
                     [("", "(id integer PRIMARY KEY, v text)"), (COPIED, f"AS SELECT id, v FROM {table('k1')}")]
@@ -328,8 +350,12 @@ class Workload(threading.Thread):
             case "DROP" if statement == "DROP":
                 statement = f"DROP TABLE {table(choose.choice(made))}"
             case _:
-                statement = f"ALTER TABLE {table('shape')} {statement}"
+                name = "shape"
+                statement = f"ALTER TABLE {table(name)} {statement}"
+        self.maybe_defined[name] += 1
         cursor.execute(statement)
+        self.maybe_defined[name] -= 1
+        self.defined[name] += 1
 
     def many(self, cursor, counts):
         """A transaction of some thousand rows."""
@@ -384,6 +410,8 @@ class Torture:
         self.tables = TABLES if recovery_table else [table for table in TABLES if table not in ("loose", "log")]
         self.create_tables()
         self.workload = Workload(self.source, seed)
+        # How many of its definitions may have been before the load.
+        self.defined_before = None
         self.task = self.create()
 
     def create_tables(self):
@@ -577,6 +605,7 @@ class Torture:
             (fault,) = [to_come.pop()] if to_come else self.random.choices(every, weights)
             faults += 1
             killed += "kill" in fault.__name__
+            self.look_for_load()
             self.say(f"{killed}/{kills} {fault.__name__}, {self.workload.number} transactions")
             fault(self)
             if self.workload.failure is not None:
@@ -585,6 +614,13 @@ class Torture:
         self.workload.finish()
         self.check(kills)
         self.say(f"{faults} faults, {killed} of them kills, {self.workload.number} transactions: nothing lost or doubled")
+
+    def look_for_load(self):
+        if self.defined_before is None:
+            statistics = self.task.statistics()
+            states = [statistics.get((self.source.schema, table), {}).get("TableState") for table in DEFINED]
+            if states == ["Table completed"] * len(DEFINED):
+                self.defined_before = self.workload.defined + self.workload.maybe_defined
 
     def check(self, kills):
         deadline = time.monotonic() + CATCH_UP_SECONDS + 2 * kills
@@ -622,9 +658,21 @@ class Torture:
         wait_until(exact, f"the statistics are exact: expected {expected}, told {told()}", 30)
         exceptions = [row for row in self.exceptions() if row[0] == self.task.arn.rsplit(":", 1)[1]]
         assert not exceptions, f"changes were not applied: {exceptions}"
+        told_exactly = lambda: all(applied == told and least <= told <= most for told, applied, least, most in self.definitions())
+        wait_until(told_exactly, f"definitions are told exactly: {list(self.definitions())}", 30)
+        self.say(f"definitions of {DEFINED}: {list(self.definitions())}")
         counts, _ = told()
         # Of a table of inserts alone, each row was loaded or inserted.
         assert counts.get(("ledger", "Inserts"), 0) + loaded["ledger"] == expected[("ledger", "Inserts")]
+
+    def definitions(self):
+        """Of each table: how many definitions are captured, applied, and were there at least and at most."""
+        statistics, workload = self.task.statistics(), self.workload
+        # Where no look has found the load done, all may have been before it.
+        before = workload.defined if self.defined_before is None else self.defined_before
+        for table in DEFINED:
+            row, sure = statistics[(self.source.schema, table)], workload.defined[table]
+            yield row["Ddls"], row["AppliedDdls"], sure - before[table], sure + workload.maybe_defined[table]
 
     def exceptions(self):
         schema = "public" if self.target.is_postgres else "awsdms_control"

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::replication::{Reading, TaskHandle};
@@ -30,6 +31,8 @@ pub struct Shared {
     changes: watch::Sender<u64>,
     /// Tasks that run in this process, by ARN.
     runners: Mutex<HashMap<String, Runner>>,
+    /// What is left to do for tasks that are gone.
+    later: Mutex<JoinSet<()>>,
 }
 
 /// A task that runs, and whether the user has been shown that it does.
@@ -49,7 +52,8 @@ pub struct Context {
 
 impl Shared {
     pub fn new(store: Store, settings: Settings) -> Arc<Shared> {
-        Arc::new(Shared { store, settings, changes: watch::Sender::new(0), runners: Mutex::new(HashMap::new()) })
+        let (changes, runners, later) = (watch::Sender::new(0), Mutex::default(), Mutex::default());
+        Arc::new(Shared { store, settings, changes, runners, later })
     }
 
     pub fn context(self: &Arc<Self>, owner: Owner) -> Context {
@@ -71,6 +75,11 @@ impl Shared {
     /// Ends every running task at once, without a last word.
     pub fn abort_tasks(&self) {
         self.runners().clear();
+        self.later().abort_all();
+    }
+
+    fn later(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.later.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -81,6 +90,13 @@ impl Context {
 
     pub fn settings(&self) -> &Settings {
         &self.shared.settings
+    }
+
+    /// Does something that nobody waits for; it ends with the tasks of this process at the latest.
+    pub fn do_later(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut later = self.shared.later();
+        while later.try_join_next().is_some() {}
+        later.spawn(work);
     }
 
     /// Tells waiting describes to look again.

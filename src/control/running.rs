@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::context::Context;
 use super::event::{self, Full, Happened};
@@ -15,6 +16,7 @@ use super::task::{find, mapping_fault, settings_fault, transition};
 use super::{endpoint, instance, statistics};
 use crate::api::Fault;
 use crate::connector::{Capture, StartPoint};
+use crate::data::{Error, ErrorKind};
 use crate::mapping::Mapping;
 use crate::replication::settings::{self, TaskSettings};
 use crate::replication::{
@@ -25,6 +27,11 @@ use crate::store::Resource;
 
 /// Most time for taking away what a task has made on its source, when it is deleted.
 const CLEAN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where the source was not there for it, how long it is tried again after the deletion, and the pauses between.
+const CLEAN_AGAIN_FOR: Duration = Duration::from_secs(3600);
+const CLEAN_PAUSE_MIN: Duration = Duration::from_secs(1);
+const CLEAN_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Runs a task that is `starting` (or was running when the last process ended) and takes up its reports.
 pub async fn launch(context: &Context, arn: &str) -> Result<(), Fault> {
@@ -159,23 +166,57 @@ async fn fail(context: &Context, arn: &str, message: String) -> Result<(), Fault
     .map(drop)
 }
 
-/// Takes away what a task has made on its source. A source that cannot be reached keeps it, which is said in the log.
-pub async fn clean_source(context: &Context, task: &Resource) {
-    if task.spec["Captures"] != json!(true) {
-        return;
-    }
-    let cleaned = tokio::time::timeout(CLEAN_TIMEOUT, async {
-        let source = side(context, task, "SourceEndpointArn").await.map_err(|fault| fault.message)?;
-        let capture = Capture::of(resource_id(&task.arn));
-        (source.engine.open_source)(source.connection).end_capture(&capture).await.map_err(|error| error.to_string())
-    });
-    let error = match cleaned.await {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => error,
-        Err(_) => format!("no answer in {} s", CLEAN_TIMEOUT.as_secs()),
-    };
-    tracing::warn!(task = task.identifier, error, "what the task has made on its source could not be taken away");
+/// What a task has made on its source.
+pub struct Traces {
+    task: String,
+    source: Side,
+    capture: Capture,
 }
+
+impl Traces {
+    /// None of a task that never captured changes.
+    pub async fn of(context: &Context, task: &Resource) -> Option<Traces> {
+        if task.spec["Captures"] != json!(true) {
+            return None;
+        }
+        match side(context, task, "SourceEndpointArn").await {
+            Ok(source) => {
+                let capture = Capture::of(resource_id(&task.arn));
+                Some(Traces { task: task.identifier.clone(), source, capture })
+            }
+            Err(fault) => {
+                tracing::warn!(task = task.identifier, error = fault.message, "{LEFT}");
+                None
+            }
+        }
+    }
+
+    /// Takes them away. A source that cannot be reached keeps them, and what they are is said in the log.
+    pub async fn clean(&self) -> Result<(), Error> {
+        let source = (self.source.engine.open_source)(self.source.connection.clone());
+        let cleaned = tokio::time::timeout(CLEAN_TIMEOUT, source.end_capture(&self.capture)).await;
+        let silent = |_| Err(Error::recoverable(format!("no answer in {} s", CLEAN_TIMEOUT.as_secs())));
+        cleaned.unwrap_or_else(silent).inspect_err(|error| tracing::warn!(task = self.task, %error, "{LEFT}"))
+    }
+
+    /// Tries again, with longer and longer pauses, for an hour.
+    pub async fn clean_later(self) {
+        let given_up = Instant::now() + CLEAN_AGAIN_FOR;
+        let mut pause = CLEAN_PAUSE_MIN;
+        while Instant::now() < given_up {
+            tokio::time::sleep(pause).await;
+            match self.clean().await {
+                Ok(()) => {
+                    return tracing::info!(task = self.task, "what the deleted task had made on its source is gone");
+                }
+                Err(error) if error.kind != ErrorKind::Recoverable => return,
+                Err(_) => pause = (2 * pause).min(CLEAN_PAUSE_MAX),
+            }
+        }
+    }
+}
+
+const LEFT: &str = "what the task has made on its source could not be taken away";
 
 /// The file of a task's log, named like the log stream that AWS writes.
 pub fn log_path(context: &Context, instance: &Resource, task_arn: &str) -> PathBuf {

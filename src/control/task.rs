@@ -9,7 +9,7 @@ use super::context::Context;
 use super::event::{self, Happened};
 use super::identifier::{already_in_use, check_arn, identifier, new_arn};
 use super::listing::{FilterBy, Listing, PageSize, Paging, list};
-use super::running::{bad_position, clean_source, delete_log, launch, log_names, log_path};
+use super::running::{Traces, bad_position, delete_log, launch, log_names, log_path};
 use super::status::{Before, Task, TaskEvent};
 use super::{Answer, connection, endpoint, instance, tag};
 use crate::api::shapes::{
@@ -17,6 +17,7 @@ use crate::api::shapes::{
     ModifyReplicationTaskMessage, StartReplicationTaskMessage, StopReplicationTaskMessage,
 };
 use crate::api::{Fault, Timestamp};
+use crate::data::ErrorKind;
 use crate::mapping::{Mapping, MappingError};
 use crate::replication::settings::{self, SettingsError, TaskSettings};
 use crate::replication::{Migration, start_point, stop_point};
@@ -180,6 +181,7 @@ fn forget_place(task: &mut Resource) {
     }
     if let Json::Object(spec) = &mut task.spec {
         spec.remove("Checkpoint");
+        spec.remove("Repositioned");
     }
 }
 
@@ -187,10 +189,12 @@ fn forget_place(task: &mut Resource) {
 fn is_fresh(start_type: &str, task: &Resource, positions: &Positions) -> Result<bool, Fault> {
     let ran_before = runs(task) > 0;
     let is_cdc = task.body["MigrationType"] == "cdc";
+    // With this request, or by a modification since the last start from a position.
+    let has_position = positions.start.is_some() || task.spec["Repositioned"] == json!(true);
     let refused = |what: &str| Err(Fault::invalid_parameter_combination(format!("Start Type : {what}")));
     match start_type {
         // "For a CDC-only task, start-replication can be used again to start at a position", says the API reference.
-        "start-replication" if ran_before && !(is_cdc && positions.start.is_some()) => {
+        "start-replication" if ran_before && !(is_cdc && has_position) => {
             refused("START_REPLICATION, valid only for tasks running for the first time")
         }
         "start-replication" => Ok(true),
@@ -285,6 +289,9 @@ pub async fn modify(context: &Context, request: ModifyReplicationTaskMessage) ->
         set_optional(&mut task.body, "TableMappings", request.table_mappings);
         set_optional(&mut task.body, "ReplicationTaskSettings", merged);
         positions.write_to(&mut task.body);
+        if positions.start.is_some() {
+            task.spec["Repositioned"] = json!(true);
+        }
         set_optional(&mut task.body, "TaskData", request.task_data);
         Ok(())
     })
@@ -311,15 +318,24 @@ pub async fn delete(context: &Context, request: DeleteReplicationTaskMessage) ->
     Ok(answer(body))
 }
 
-/// The source is cleared before the task is gone: whoever sees it gone finds nothing of it there.
+/// The source is cleared before the task is gone: whoever sees it gone finds nothing of it there. A source that cannot be
+/// reached is cleared later.
 async fn finish_deletion(context: Context, task: Resource) {
-    clean_source(&context, &task).await;
+    let mut traces = Traces::of(&context, &task).await;
+    if let Some(found) = &traces
+        && !matches!(found.clean().await, Err(error) if error.kind == ErrorKind::Recoverable)
+    {
+        traces = None;
+    }
     if let Err(error) = context.store().delete(&task.arn).await {
         tracing::error!(task = task.identifier, %error, "cannot delete the task");
         return;
     }
     event::record(&context, &task.identifier, Happened::TaskDeleted).await;
     context.changed();
+    if let Some(traces) = traces {
+        context.do_later(traces.clean_later());
+    }
 }
 
 /// The task of this ARN, if it is the caller's.

@@ -229,10 +229,9 @@ impl<'a> Apply<'a> {
         let tuning = &self.rules.settings.change_processing;
         match self.is_batch() {
             true => {
-                let (min, max) =
-                    (tuning.batch_timeout_min_s, tuning.batch_timeout_max_s.max(tuning.batch_timeout_min_s));
-                let soonest = self.batch_began + Duration::from_secs(min);
-                Some(soonest.min(since + Duration::from_secs(max)).max(since))
+                // A batch goes as soon as it may, and the most time is the last word on that.
+                let pause = tuning.batch_timeout_min_s.min(tuning.batch_timeout_max_s);
+                Some((self.batch_began + Duration::from_secs(pause)).max(since))
             }
             false => Some(since + Duration::from_secs(tuning.commit_timeout_s)),
         }

@@ -12,7 +12,7 @@ use super::target::{TargetColumn, unique_indexes};
 use super::wire::{Client, Loaded};
 use super::{Endpoint, alter, sql};
 use crate::connector::{Applier, ChangeSet, Conflict, Key, RowChange, TableChange, Transaction};
-use crate::data::{Error, Format, Op, Result, TableName, TableSchema, Value};
+use crate::data::{Error, ErrorKind, Format, Op, Result, TableName, TableSchema, Value};
 
 /// Rows are found by the key's index, whatever the planner believes of a table that has only begun to grow: the plan of a
 /// prepared statement outlives what it was made for.
@@ -68,7 +68,7 @@ impl PostgresApplier {
             endpoint: endpoint.clone(),
             prepared: HashMap::new(),
             statements: 0,
-            statements_max: statements_max.max(1),
+            statements_max,
             tables: HashMap::new(),
             savepoint: false,
             defined: false,
@@ -124,6 +124,9 @@ impl PostgresApplier {
     }
 
     async fn execute(&mut self, sql: String, parameters: &[Vec<u8>]) -> Result<u64> {
+        if self.statements_max == 0 {
+            return self.client.execute("", Some(&sql), parameters).await;
+        }
         if let Some(number) = self.prepared.get(&sql) {
             return self.client.execute(&number.to_string(), None, parameters).await;
         }
@@ -136,9 +139,14 @@ impl PostgresApplier {
         }
         self.statements += 1;
         let number = self.statements;
-        let rows = self.client.execute(&number.to_string(), Some(&sql), parameters).await?;
-        self.prepared.insert(sql, number);
-        Ok(rows)
+        let outcome = self.client.execute(&number.to_string(), Some(&sql), parameters).await;
+        match &outcome {
+            Ok(_) => drop(self.prepared.insert(sql, number)),
+            // The server may have prepared it, and refused what it was to do.
+            Err(error) if error.kind != ErrorKind::Recoverable => self.client.forget(&number.to_string()).await?,
+            Err(_) => {}
+        }
+        outcome
     }
 
     /// A value that the log does not have is the target's own default.

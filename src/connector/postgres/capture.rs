@@ -13,6 +13,7 @@ use super::settings::PluginChoice;
 use super::slot::{self, Created, Plugin, Slot};
 use super::snapshot::PostgresSnapshot;
 use super::source::PostgresSource;
+use super::stream::check_origins;
 use super::wire::Client;
 use super::{Endpoint, check_version, sql};
 use crate::connector::{Adoption, Beginning, Capture, StartPoint};
@@ -97,7 +98,10 @@ async fn prepare(
         replication_set::check(client).await?;
         check_encoding(client, Plugin::Pglogical).await?;
     }
-    slot::drop(client, &capture.task).await?;
+    // `SlotName` may name the slot that the task has made for itself before.
+    if endpoint.settings.slot_name.as_ref() != Some(&slot::own_name(&capture.task)) {
+        slot::drop(client, &capture.task).await?;
+    }
     if chosen.is_none() {
         publication::drop_all(client, &capture.task).await?;
         replication_set::drop_all(client, &capture.task).await?;
@@ -109,7 +113,12 @@ async fn prepare(
         None => match &endpoint.settings.plugin {
             PluginChoice::TestDecoding => Plugin::TestDecoding,
             PluginChoice::PgOutput => Plugin::PgOutput,
-            PluginChoice::NoPreference if publication::suits(client, capture, &candidates).await? => Plugin::PgOutput,
+            PluginChoice::NoPreference
+                if check_origins(endpoint, Plugin::PgOutput, client.version()).is_ok()
+                    && publication::suits(client, capture, &candidates).await? =>
+            {
+                Plugin::PgOutput
+            }
             PluginChoice::NoPreference => Plugin::TestDecoding,
             PluginChoice::Pglogical => Plugin::Pglogical,
             PluginChoice::Other(name) => {
@@ -118,6 +127,7 @@ async fn prepare(
             }
         },
     };
+    check_origins(endpoint, plugin, client.version())?;
     match plugin {
         Plugin::PgOutput => {
             let audit = if recorded { audit_table(endpoint, client).await? } else { None };
@@ -289,9 +299,11 @@ pub fn names(capture: &Capture) -> Vec<TableName> {
     capture.tables.iter().map(|table| table.name.clone()).collect()
 }
 
-/// Drops the slot, the publications and the replication sets of a task.
+/// Drops the slot, the publications and the replication sets of a task. An error names what may be left.
 pub async fn end(endpoint: &Endpoint, task: &str) -> Result<()> {
-    let doing = |error: Error| error.while_doing("end the capture of changes");
+    let (slot, short) = (slot::own_name(task), slot::short_name(task));
+    let what = format!("drop replication slot {slot}, its replication sets and the publications dms_{short}…");
+    let doing = |error: Error| error.while_doing(&what);
     let mut client = endpoint.connect().await.map_err(doing)?;
     slot::drop(&mut client, task).await.map_err(doing)?;
     publication::drop_all(&mut client, task).await.map_err(doing)?;

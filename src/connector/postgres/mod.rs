@@ -67,7 +67,8 @@
 //! `ExecuteTimeout`, `FailTasksOnLobTruncation`, `HeartbeatEnable`, `HeartbeatFrequency`, `HeartbeatSchema`,
 //! `MapBooleanAsBoolean`, `MapJsonbAsClob`, `MapLongVarcharAs`, `MapUnboundedNumericAsString`, `PluginName`, `SlotName`,
 //! `TrimSpaceInChar`, `unboundedVarcharMaxSize`, and the attribute `origin=none`, which is our own: changes that were
-//! replicated to the source from elsewhere are left out (from version 16 on with pgoutput). Not supported:
+//! replicated to the source from elsewhere are left out (with pgoutput from version 16 on; before, test_decoding is what is
+//! preferred). Not supported:
 //! `DatabaseMode=BABELFISH`, `ConnectionTimeout`, `AuthenticationMethod=iam`, `ConsumeMonotonicEvents`. `MaxFileSize` and
 //! `loadUsingCSV` have no meaning here: rows go to the server without a file between.
 

@@ -70,7 +70,7 @@ pub struct Settings {
     /// Default `public`.
     pub heartbeat_schema: String,
     /// Of changes that were themselves replicated to the source nothing is read: the attribute `origin=none`, which is
-    /// dms-local's own. Needs version 16 with pgoutput.
+    /// dms-local's own. With pgoutput it needs version 16.
     pub local_changes_only: bool,
 }
 

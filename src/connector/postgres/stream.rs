@@ -153,7 +153,8 @@ impl PostgresChanges {
             Plugin::PgOutput => publication::names(&capture.task, client.version()),
             Plugin::Pglogical | Plugin::TestDecoding => sets,
         };
-        let options = options(plugin, &names, endpoint.settings.local_changes_only, client.version());
+        check_origins(endpoint, plugin, client.version())?;
+        let options = options(plugin, &names, endpoint.settings.local_changes_only);
         let name = sql::identifier(slot.name());
         client.start_stream(&format!("START_REPLICATION SLOT {name} LOGICAL {from} ({options})")).await?;
         let now = Instant::now();
@@ -315,14 +316,24 @@ async fn sender_timeout(client: &mut Client) -> Result<Option<Duration>> {
     Ok(ms.and_then(|ms| ms.parse().ok()).filter(|ms| *ms > 0).map(Duration::from_millis))
 }
 
+/// Refuses `origin=none` where what was replicated to the source cannot be told from what was changed there.
+pub fn check_origins(endpoint: &Endpoint, plugin: Plugin, version: u32) -> Result<()> {
+    if endpoint.settings.local_changes_only && plugin == Plugin::PgOutput && version < ORIGIN_SINCE {
+        let what =
+            "origin=none has an effect on pgoutput from version 16 of PostgreSQL on: PluginName may be test-decoding";
+        return Err(Error::fatal(what));
+    }
+    Ok(())
+}
+
 /// What the plugin is told; `names` are those of publications or replication sets.
-fn options(plugin: Plugin, names: &str, local_only: bool, version: u32) -> String {
+fn options(plugin: Plugin, names: &str, local_only: bool) -> String {
     let names = sql::literal(names);
     match plugin {
         Plugin::PgOutput => {
             // Values come as text. In binary the server would spare itself a tenth of its own time at most (0.1 s of
             // 400,000 rows, whatever the types), and every type there is would have to be read here in two ways.
-            let origin = if local_only && version >= ORIGIN_SINCE { ", origin 'none'" } else { "" };
+            let origin = if local_only { ", origin 'none'" } else { "" };
             format!("proto_version '1', publication_names {names}{origin}")
         }
         Plugin::Pglogical => {

@@ -169,6 +169,11 @@ impl PostgresServer {
         }
     }
 
+    /// The first number of the server's version.
+    pub fn version(&self) -> u32 {
+        self.sql("postgres", "SELECT current_setting('server_version_num')::int / 10000").parse().unwrap()
+    }
+
     /// A new, empty database that no other test uses.
     pub fn create_database(&self) -> String {
         static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -1,4 +1,6 @@
-//! Changes from a real server to a real server.
+//! Changes from a real server to a real server; and when they are committed, on one that only counts.
+
+mod commits;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -42,12 +44,6 @@ impl Pair {
             ..Capture::of(&from)
         };
         let Beginning { position, .. } = source.begin_capture(&capture, 1).await.unwrap();
-        let mappings = serde_json::json!({ "rules": [{
-            "rule-type": "selection", "rule-id": "1", "rule-name": "1", "rule-action": "include",
-            "object-locator": { "schema-name": "public", "table-name": "%" }
-        }]});
-        let context = settings::Context { replication_instance_identifier: "ri", task_resource_id: "TASK" };
-        let settings = settings::create(Some(&settings.to_string()), context).unwrap();
         Pair {
             target: (postgres.open_target)(server.connection(&to)),
             server,
@@ -56,13 +52,7 @@ impl Pair {
             source,
             capture,
             beginning: position,
-            rules: Rules {
-                task: "TASK".into(),
-                mapping: Arc::new(Mapping::parse(&mappings.to_string()).unwrap()),
-                settings: Arc::new(TaskSettings::from_canonical(&settings).unwrap()),
-                log: Arc::new(TaskLog::nowhere()),
-                format: Format::Text,
-            },
+            rules: rules(settings),
         }
     }
 
@@ -90,6 +80,23 @@ impl Pair {
             all = merge(all, durable);
         }
         all.unwrap().tables.into_iter().filter(|table| table.name.table != "ends").collect()
+    }
+}
+
+/// Of a task that follows the schema `public`.
+fn rules(settings: serde_json::Value) -> Rules {
+    let mappings = serde_json::json!({ "rules": [{
+        "rule-type": "selection", "rule-id": "1", "rule-name": "1", "rule-action": "include",
+        "object-locator": { "schema-name": "public", "table-name": "%" }
+    }]});
+    let context = settings::Context { replication_instance_identifier: "ri", task_resource_id: "TASK" };
+    let settings = settings::create(Some(&settings.to_string()), context).unwrap();
+    Rules {
+        task: "TASK".into(),
+        mapping: Arc::new(Mapping::parse(&mappings.to_string()).unwrap()),
+        settings: Arc::new(TaskSettings::from_canonical(&settings).unwrap()),
+        log: Arc::new(TaskLog::nowhere()),
+        format: Format::Text,
     }
 }
 
@@ -374,4 +381,34 @@ async fn a_batch_goes_when_it_has_its_memory() {
     }
     // Not before it has it; what is too large for it at once becomes durable in its end.
     assert_eq!((durable.unwrap().rows, pair.server.sql(&pair.to, "SELECT count(*) FROM t")), (4600, "4600".into()));
+}
+
+#[tokio::test]
+async fn no_more_statements_are_kept_on_the_target_than_the_setting_says() {
+    // Those of the session that applies, told by what it sets off.
+    let told = "CREATE TABLE held (n bigint);
+        CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO held SELECT count(*) FROM pg_prepared_statements; RETURN NULL; END $$;";
+    let tables = |sql: &str| (0..6).map(|number| sql.replace('#', &number.to_string())).collect::<String>();
+    // The first rows are told again: there are three statements for each table.
+    for (size, most) in [(0, 0), (1, 1), (4, 4), (200, 18)] {
+        let settings = serde_json::json!({ "ChangeProcessingTuning": { "StatementCacheSize": size } });
+        let pair = Pair::new(&tables("CREATE TABLE t# (id int PRIMARY KEY, a int);"), settings).await;
+        pair.both(&tables("INSERT INTO t# SELECT n, 1 FROM generate_series(1, 5) AS n;"));
+        let triggers = "CREATE TRIGGER told AFTER UPDATE OR DELETE ON t# EXECUTE FUNCTION tell();";
+        let refusal = "ALTER TABLE t# ADD CHECK (a <> 13);";
+        pair.server.sql(&pair.to, &format!("{told}{}{}", tables(triggers), tables(refusal)));
+        for (gone, refused) in [(2, 4), (3, 5)] {
+            let sql = format!(
+                "UPDATE t# SET a = 13 WHERE id = {refused}; DELETE FROM t# WHERE id = {gone}; UPDATE t# SET a = {gone} WHERE id = 1;"
+            );
+            pair.server.sql(&pair.from, &tables(&sql));
+        }
+        pair.catch_up(true).await;
+        let (source, target) = pair.both("SELECT * FROM t0, t5 WHERE t0.id < 4 AND t5.id < 4");
+        assert_eq!(source, target);
+        assert_eq!(pair.server.sql(&pair.to, "SELECT count(*) FROM awsdms_apply_exceptions"), "12");
+        assert_eq!(pair.server.sql(&pair.to, "SELECT max(n) FROM held"), most.to_string(), "{size}");
+        pair.source.end_capture(&pair.capture).await.unwrap();
+    }
 }

@@ -105,7 +105,7 @@ async fn columns_that_the_server_computes_are_read_where_they_are_sent() {
         let expected = "t: a integer, twice integer, b integer by [0]\nInsert t ->(1,2,3)\nCommit\n";
         assert_eq!(log.rest(pair).await, expected);
     }
-    if pair.source_sql("SELECT current_setting('server_version_num')::int < 180000") == "t" {
+    if pair.server.version() < 18 {
         assert_eq!(plugin_of(&pair), "test_decoding");
         let pair = Pair::with(setup, json!({ "PluginName": "pgoutput" }));
         let capture = capture(&pair, Format::Text).await;
@@ -171,14 +171,25 @@ async fn text_of_another_encoding_is_read_through_pgoutput_alone() {
 
 #[tokio::test]
 async fn changes_from_elsewhere_are_left_out_if_asked() {
-    // With pgoutput they cannot be told apart before version 16.
-    for plugin in plugins().filter(|plugin| *plugin != "pgoutput") {
+    for plugin in plugins().chain(["no-preference"]) {
+        let local_only = json!({ "PluginName": plugin, "origin": "none" });
         for (settings, expected) in [
-            (json!({ "PluginName": plugin, "origin": "none" }), "Insert t ->(1)\nCommit\n"),
+            (local_only, "Insert t ->(1)\nCommit\n"),
             (json!({ "PluginName": plugin }), "Insert t ->(1)\nCommit\nInsert t ->(2)\nCommit\n"),
         ] {
-            let pair = Pair::with("CREATE TABLE t (a int PRIMARY KEY)", settings);
+            let pair = Pair::with("CREATE TABLE t (a int PRIMARY KEY)", settings.clone());
+            let pgoutput_cannot = pair.server.version() < 16 && settings.get("origin").is_some();
+            if plugin == "pgoutput" && pgoutput_cannot {
+                let capture = capture(&pair, Format::Text).await;
+                let error = pair.source.begin_capture(&capture, 1).await.map(drop).unwrap_err();
+                assert_eq!(error.kind, ErrorKind::Fatal);
+                assert!(error.to_string().contains("pgoutput from version 16 of PostgreSQL on"), "{error}");
+                continue;
+            }
             let (mut log, _) = Log::begin(&pair, Format::Text).await;
+            if plugin == "no-preference" {
+                assert_eq!(plugin_of(&pair), if pgoutput_cannot { "test_decoding" } else { "pgoutput" });
+            }
             let origin = &pair.source_database;
             pair.source_sql(&format!(
                 "INSERT INTO t VALUES (1); SELECT pg_replication_origin_create('{origin}');

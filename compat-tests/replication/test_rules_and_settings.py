@@ -225,6 +225,27 @@ def test_a_table_that_is_emptied_or_dropped_while_another_loads_is_so_on_the_tar
     follows_in_the_end(following, statement, "first", "later")
 
 
+@pytest.mark.parametrize("handled", [True, False])
+@from_both_engines
+def test_a_table_that_was_there_before_and_is_dropped_before_its_turn_goes_if_drops_are_followed(following, handled):
+    pair, source, target = following.pair, following.source, following.target
+    for name in ("first", "later"):
+        pair.create_both(name, KEYED)
+        source.fill(name, 10)
+    load = ONE_AT_A_TIME["FullLoadSettings"] | {"TargetTablePrepMode": "TRUNCATE_BEFORE_LOAD"}
+    policy = {"HandleSourceTableDropped": handled}
+    with target.locked("first"):
+        settings = {"FullLoadSettings": load, "ChangeProcessingDdlHandlingPolicy": policy}
+        following.start(settings, first_and_later(pair.schema))
+        pair.wait_for(following.task, "first", "Full load")
+        source.execute(f"DROP TABLE {source.table('later')}")
+    following.wait_for_load("first")
+    pair.wait_for(following.task, "later", "Table does not exist")
+    source.execute(f"INSERT INTO {source.table('first')} VALUES (100, 'last')")
+    following.wait_until_equal("first")
+    assert ("later" in target.tables()) == (not handled)
+
+
 @pytest.mark.parametrize("statement", ["TRUNCATE", "DROP"])
 @in_all_directions
 def test_a_table_that_is_emptied_or_dropped_while_it_loads_is_so_on_the_target(following, statement):

@@ -149,6 +149,11 @@ pub trait Source: Send + Sync {
         Err(Error::fatal(NO_LOG))
     }
 
+    /// Whether the log tells of statements that define tables.
+    fn log_has_definitions(&self) -> bool {
+        true
+    }
+
     /// Takes tables that a capture did not begin with into it.
     async fn adopt(&self, _: &Capture, _tables: &[TableName]) -> Result<Adoption> {
         Ok(Adoption::InLog)

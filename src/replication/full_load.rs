@@ -150,10 +150,13 @@ impl Run {
         }
     }
 
-    /// Takes away a table of the target that was made for a load which did not come to its end, and is not to be made
-    /// again: it would be in the way of another that gets its name.
+    /// Takes away a table of the target whose load did not come to its end because the source has dropped its own. One that
+    /// was made for the load would be in the way of another that gets its name; of one that was there before, the log says
+    /// the same as of one that was loaded in time, but is not listened to any more.
     pub async fn take_away(&self, table: &TableName) -> Result<()> {
-        if self.rules.settings.full_load.prepare_mode != PrepareMode::DropAndCreate {
+        let settings = &self.rules.settings;
+        let follows_drops = settings.ddl_handling.handle_source_table_dropped && self.source.log_has_definitions();
+        if settings.full_load.prepare_mode != PrepareMode::DropAndCreate && !follows_drops {
             return Ok(());
         }
         let owner = format!("{} {table}", self.rules.task);

@@ -112,6 +112,10 @@ impl Source for PostgresSource {
         capture::snapshot_in_log(&self.endpoint, capture, readers.max(1)).await
     }
 
+    fn log_has_definitions(&self) -> bool {
+        self.endpoint.settings.capture_ddls
+    }
+
     async fn log_end(&self) -> Result<Position> {
         capture::log_end(&self.endpoint).await
     }

@@ -34,7 +34,10 @@ use table::{Table, Tally};
 const HELD_BYTES_MAX: usize = 8 << 20;
 
 /// … and this much of a batch, which folds the better the larger it is, where `BatchApplyMemoryLimit` is not less.
-const BATCH_BYTES_MAX: usize = 32 << 20;
+const BATCH_BYTES_MAX: usize = 16 << 20;
+
+/// What is left of a backlog goes when the log has given nothing for so long.
+const BACKLOG_END: Duration = Duration::from_millis(100);
 
 /// What a change that waits takes beside its row, about.
 const WAITING_BYTES: usize = 2 * size_of::<(usize, NetChange)>() + 32;
@@ -111,6 +114,10 @@ pub struct Apply<'a> {
     since: Option<Instant>,
     /// A batch has taken the memory that it may.
     is_full: bool,
+    /// The batch before was not full: the next has to wait for its time.
+    owes_pause: bool,
+    /// When the log gave something last.
+    last_taken: Instant,
     /// When the batch before began to be applied.
     batch_began: Instant,
     /// The place after the last transaction of the source that is complete here, and when that committed.
@@ -169,6 +176,8 @@ impl<'a> Apply<'a> {
             changes: 0,
             since: None,
             is_full: false,
+            owes_pause: true,
+            last_taken: Instant::now(),
             batch_began: Instant::now(),
             complete: None,
             complete_time: None,
@@ -231,7 +240,8 @@ impl<'a> Apply<'a> {
             true => {
                 // A batch goes as soon as it may, and the most time is the last word on that.
                 let pause = tuning.batch_timeout_min_s.min(tuning.batch_timeout_max_s);
-                Some((self.batch_began + Duration::from_secs(pause)).max(since))
+                let soonest = self.batch_began + Duration::from_secs(pause);
+                Some(if self.owes_pause { soonest.max(since) } else { soonest.min(self.last_taken + BACKLOG_END) })
             }
             false => Some(since + Duration::from_secs(tuning.commit_timeout_s)),
         }
@@ -250,6 +260,9 @@ impl<'a> Apply<'a> {
     pub async fn take(&mut self, piece: Changes, idle: bool) -> Result<(Option<Durable>, Option<Halt>)> {
         let at = self.pieces.len() as u32;
         let entries = piece.entries.len();
+        if entries > 0 {
+            self.last_taken = Instant::now();
+        }
         let resume = piece.resume.clone();
         self.pieces.push(piece);
         self.images = None;
@@ -558,7 +571,10 @@ impl<'a> Apply<'a> {
 
     /// Makes all that is complete durable and gives its place. Must not be called inside a transaction of the source.
     async fn commit(&mut self) -> Result<Option<Durable>> {
-        self.batch_began = Instant::now();
+        if self.changes > 0 {
+            self.batch_began = Instant::now();
+            self.owes_pause = !std::mem::take(&mut self.is_full);
+        }
         self.flush().await?;
         if !self.exceptions.is_empty() {
             // Before the commit: rather told twice than lost.
@@ -578,7 +594,6 @@ impl<'a> Apply<'a> {
         }
         self.changes = 0;
         self.since = None;
-        self.is_full = false;
         let Some(position) = self.complete.take() else { return Ok(None) };
         let position = self.passed.take().unwrap_or(position);
         self.reach(&position);

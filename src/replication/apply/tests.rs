@@ -381,6 +381,20 @@ async fn a_batch_goes_when_it_has_its_memory() {
     }
     // Not before it has it; what is too large for it at once becomes durable in its end.
     assert_eq!((durable.unwrap().rows, pair.server.sql(&pair.to, "SELECT count(*) FROM t")), (4600, "4600".into()));
+
+    // What comes right after it does not wait for the time between two batches, what comes after that does.
+    for (number, waits) in [(1, false), (2, true)] {
+        pair.server.sql(&pair.from, &format!("DELETE FROM t WHERE a = {number}"));
+        let mut piece = Changes::default();
+        while !piece.entries.iter().any(|entry| matches!(entry, Entry::Commit { .. })) {
+            reader.next(&mut piece).await.unwrap();
+        }
+        assert_eq!(apply.take(piece, true).await.unwrap(), (None, None));
+        assert_eq!(apply.due().unwrap() > Instant::now() + Duration::from_secs(60), waits);
+        if !waits {
+            assert_eq!(apply.at_due().await.unwrap().unwrap().rows, 1);
+        }
+    }
 }
 
 #[tokio::test]

@@ -78,7 +78,7 @@ pub struct ChangeProcessing {
     /// … and the longest.
     #[serde(rename = "BatchApplyTimeoutMax")]
     pub batch_timeout_max_s: u64,
-    /// Memory of a batch, in MB; above 32 it is 32.
+    /// Memory of a batch, in MB; above 16 it is 16.
     #[serde(rename = "BatchApplyMemoryLimit")]
     pub batch_memory_limit_mb: u64,
     /// Changes in a batch at most; 0 for any number.

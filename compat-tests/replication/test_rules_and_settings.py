@@ -116,18 +116,25 @@ def test_a_transaction_that_is_open_when_the_task_starts_is_neither_lost_nor_dou
     assert row["FullLoadRows"] + row["AppliedInserts"] == 7
 
 
+@contextlib.contextmanager
+def open_transaction(source, number):
+    """A transaction of the source that has inserted a row into `t`; gives what commits it."""
+    connection = source.connect()
+    with contextlib.closing(connection), connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute(f"INSERT INTO {source.table('t')} VALUES ({number}, 'open')")
+        yield lambda: cursor.execute("COMMIT")
+
+
 @pytest.mark.parametrize("pair", [FROM_POSTGRES], indirect=True)
 def test_open_transactions_are_waited_for_as_long_as_the_settings_say(following):
     source = following.source
     source.create("t", KEYED)
-    connection = source.connect()
-    with contextlib.closing(connection), connection.cursor() as cursor:
-        cursor.execute("BEGIN")
-        cursor.execute(f"INSERT INTO {source.table('t')} VALUES (1, 'open')")
+    with open_transaction(source, 1) as commit:
         settings = {"FullLoadSettings": {"TransactionConsistencyTimeout": 1}, "ErrorBehavior": {"RecoverableErrorCount": 0}}
         message = following.failure(settings)
         assert "did not end within 1 s" in message
-        cursor.execute("COMMIT")
+        commit()
     # A load that had begun anyway would lack it for good.
     following.resume()
     following.wait_until_equal("t")
@@ -139,14 +146,11 @@ def test_a_log_that_has_all_of_an_open_transaction_needs_no_wait_for_it(followin
     source = following.source
     source.create("t", KEYED)
     source.fill("t", 2)
-    connection = source.connect()
-    with contextlib.closing(connection), connection.cursor() as cursor:
-        cursor.execute("BEGIN")
-        cursor.execute(f"INSERT INTO {source.table('t')} VALUES (10, 'open')")
+    with open_transaction(source, 10) as commit:
         following.start({"FullLoadSettings": {"TransactionConsistencyTimeout": 600}})
         following.wait_for_load("t")
         assert len(following.target.rows("t")) == 2
-        cursor.execute("COMMIT")
+        commit()
     following.wait_until_equal("t")
     assert following.target.rows("t")[-1] == (10, "open")
 
@@ -156,13 +160,10 @@ def test_a_load_without_changes_waits_for_no_transaction(following):
     source = following.source
     source.create("t", KEYED)
     source.fill("t", 2)
-    connection = source.connect()
-    with contextlib.closing(connection), connection.cursor() as cursor:
-        cursor.execute("BEGIN")
-        cursor.execute(f"INSERT INTO {source.table('t')} VALUES (10, 'open')")
+    with open_transaction(source, 10) as commit:
         following.begin(MigrationType="full-load")
         assert following.task.wait("stopped")["StopReason"] == "Stop Reason FULL_LOAD_ONLY_FINISHED"
-        cursor.execute("COMMIT")
+        commit()
     assert len(following.target.rows("t")) == 2
 
 

@@ -304,7 +304,7 @@ impl<'a> Apply<'a> {
             }
         }
         let is_over = self.held() > self.held_max();
-        self.is_full |= is_over;
+        self.is_full |= is_over && self.is_batch();
         if !self.partial {
             if self.is_due(idle) {
                 durable = merge(durable, self.commit().await?);
@@ -401,7 +401,7 @@ impl<'a> Apply<'a> {
         let nothing_waits = self.changes == 0;
         nothing_waits
             || (idle && !self.is_batch())
-            || (self.is_full && self.is_batch())
+            || self.is_full
             || self.due().is_some_and(|due| due <= Instant::now())
     }
 

@@ -10,7 +10,7 @@ use super::super::settings::{self, TaskSettings};
 use super::*;
 use crate::connector::testing::nothing_durable;
 use crate::connector::testing::postgres::{PostgresServer, postgres_server};
-use crate::connector::{Beginning, Capture, Source, engine};
+use crate::connector::{Beginning, Capture, ChangeReader, Source, engine};
 use crate::data::Format;
 use crate::mapping::Mapping;
 
@@ -60,14 +60,19 @@ impl Pair {
         (self.server.sql(&self.from, sql), self.server.sql(&self.to, sql))
     }
 
+    /// Reads and applies the log from its beginning; of its tables nothing is known.
+    async fn begin(&self, start: Start) -> (Box<dyn ChangeReader>, Apply<'_>) {
+        let reader = self.source.changes(&self.capture, &self.beginning, nothing_durable()).await.unwrap();
+        let tables = self.capture.tables.iter().map(|table| (table.name.clone(), Known::default())).collect();
+        let apply = Apply::start(&self.rules, &*self.target, Start { tables, ..start }).await.unwrap();
+        (reader, apply)
+    }
+
     /// Applies the log until the place where it is now; gives the counts by table.
     async fn catch_up(&self, replay: bool) -> Vec<AtCheckpoint> {
-        let mut reader = self.source.changes(&self.capture, &self.beginning, nothing_durable()).await.unwrap();
         let end: Position = self.server.sql(&self.from, "SELECT pg_current_wal_flush_lsn()").parse().unwrap();
-        let names = self.capture.tables.iter().map(|table| (table.name.clone(), Known::default()));
-        let tolerant_until = replay.then_some(end.clone());
-        let start = Start { tables: names.collect(), tolerant_until, ..Start::default() };
-        let mut apply = Apply::start(&self.rules, &*self.target, start).await.unwrap();
+        let start = Start { tolerant_until: replay.then_some(end.clone()), ..Start::default() };
+        let (mut reader, mut apply) = self.begin(start).await;
         // A last transaction: of log without any for us the server tells only when it likes to.
         self.server.sql(&self.from, "INSERT INTO ends DEFAULT VALUES");
         let mut all = None;
@@ -98,6 +103,15 @@ fn rules(settings: serde_json::Value) -> Rules {
         log: Arc::new(TaskLog::nowhere()),
         format: Format::Text,
     }
+}
+
+/// The next piece that has the end of a transaction.
+async fn with_commit(reader: &mut dyn ChangeReader) -> Changes {
+    let mut piece = Changes::default();
+    while !piece.entries.iter().any(|entry| matches!(entry, Entry::Commit { .. })) {
+        reader.next(&mut piece).await.unwrap();
+    }
+    piece
 }
 
 const TABLES: &str = "
@@ -240,10 +254,7 @@ async fn a_value_that_was_cut_counts_where_the_target_gets_it() {
 async fn a_table_that_the_log_cannot_tell_of_is_given_up_at_once() {
     let pair = Pair::new("CREATE TABLE t (a int NOT NULL)", serde_json::json!({})).await;
     pair.server.sql(&pair.from, "ALTER TABLE t ADD PRIMARY KEY (a)");
-    let mut reader = pair.source.changes(&pair.capture, &pair.beginning, nothing_durable()).await.unwrap();
-    let names = pair.capture.tables.iter().map(|table| (table.name.clone(), Known::default()));
-    let start = Start { tables: names.collect(), ..Start::default() };
-    let mut apply = Apply::start(&pair.rules, &*pair.target, start).await.unwrap();
+    let (mut reader, mut apply) = pair.begin(Start::default()).await;
     let mut piece = Changes::default();
     reader.next(&mut piece).await.unwrap();
     let (durable, _) = apply.take(piece, true).await.unwrap();
@@ -284,10 +295,7 @@ async fn nothing_is_due_in_the_middle_of_a_transaction() {
     let settings = serde_json::json!({ "ChangeProcessingTuning": { "CommitTimeout": 0 } });
     let pair = Pair::new("CREATE TABLE t (a int PRIMARY KEY)", settings).await;
     pair.server.sql(&pair.from, "INSERT INTO t VALUES (1)");
-    let mut reader = pair.source.changes(&pair.capture, &pair.beginning, nothing_durable()).await.unwrap();
-    let names = pair.capture.tables.iter().map(|table| (table.name.clone(), Known::default()));
-    let start = Start { tables: names.collect(), ..Start::default() };
-    let mut apply = Apply::start(&pair.rules, &*pair.target, start).await.unwrap();
+    let (mut reader, mut apply) = pair.begin(Start::default()).await;
     let (mut piece, mut rest) = (Changes::default(), Changes::default());
     while !piece.entries.iter().any(|entry| matches!(entry, Entry::Row { .. })) {
         reader.next(&mut piece).await.unwrap();
@@ -308,14 +316,8 @@ async fn log_that_holds_nothing_for_us_is_behind_when_the_batch_before_it_is_dur
     let settings = serde_json::json!({ "TargetMetadata": { "BatchApplyEnabled": true } });
     let pair = Pair::new("CREATE TABLE t (a int PRIMARY KEY)", settings).await;
     pair.server.sql(&pair.from, "INSERT INTO t VALUES (1)");
-    let mut reader = pair.source.changes(&pair.capture, &pair.beginning, nothing_durable()).await.unwrap();
-    let names = pair.capture.tables.iter().map(|table| (table.name.clone(), Known::default()));
-    let start = Start { tables: names.collect(), ..Start::default() };
-    let mut apply = Apply::start(&pair.rules, &*pair.target, start).await.unwrap();
-    let mut piece = Changes::default();
-    while !piece.entries.iter().any(|entry| matches!(entry, Entry::Commit { .. })) {
-        reader.next(&mut piece).await.unwrap();
-    }
+    let (mut reader, mut apply) = pair.begin(Start::default()).await;
+    let piece = with_commit(reader.as_mut()).await;
     assert_eq!(apply.take(piece, true).await.unwrap(), (None, None));
     let further = Position::Lsn(u64::MAX);
     let nothing = Changes { resume: Some(further.clone()), ..Changes::default() };
@@ -334,10 +336,7 @@ async fn what_was_told_of_a_table_that_must_be_loaded_counts_as_in_the_load() {
     let mut reader = pair.source.changes(&pair.capture, &beginning, nothing_durable()).await.unwrap();
     let mut apply = Apply::start(&pair.rules, &*pair.target, Start::default()).await.unwrap();
     let mut take = async |apply: &mut Apply<'_>| {
-        let mut piece = Changes::default();
-        while !piece.entries.iter().any(|entry| matches!(entry, Entry::Commit { .. })) {
-            reader.next(&mut piece).await.unwrap();
-        }
+        let piece = with_commit(reader.as_mut()).await;
         apply.take(piece, true).await.unwrap().0
     };
     let mut durable = take(&mut apply).await;
@@ -367,10 +366,7 @@ async fn a_batch_goes_when_it_has_its_memory() {
     let insert = |rows: &str| format!("INSERT INTO t SELECT n, repeat('b', 1000) FROM generate_series({rows}) n;");
     let small: String = (1..=600).map(|n| insert(&format!("{n}, {n}"))).collect();
     pair.server.sql(&pair.from, &format!("{small} {}", insert("1001, 5000")));
-    let mut reader = pair.source.changes(&pair.capture, &pair.beginning, nothing_durable()).await.unwrap();
-    let names = pair.capture.tables.iter().map(|table| (table.name.clone(), Known::default()));
-    let start = Start { tables: names.collect(), ..Start::default() };
-    let mut apply = Apply::start(&pair.rules, &*pair.target, start).await.unwrap();
+    let (mut reader, mut apply) = pair.begin(Start::default()).await;
     let (mut durable, mut bytes) = (None, 0);
     while durable.is_none() {
         let mut piece = Changes::default();
@@ -385,10 +381,7 @@ async fn a_batch_goes_when_it_has_its_memory() {
     // What comes right after it does not wait for the time between two batches, what comes after that does.
     for (number, waits) in [(1, false), (2, true)] {
         pair.server.sql(&pair.from, &format!("DELETE FROM t WHERE a = {number}"));
-        let mut piece = Changes::default();
-        while !piece.entries.iter().any(|entry| matches!(entry, Entry::Commit { .. })) {
-            reader.next(&mut piece).await.unwrap();
-        }
+        let piece = with_commit(reader.as_mut()).await;
         assert_eq!(apply.take(piece, true).await.unwrap(), (None, None));
         assert_eq!(apply.due().unwrap() > Instant::now() + Duration::from_secs(60), waits);
         if !waits {

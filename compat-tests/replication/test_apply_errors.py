@@ -227,6 +227,35 @@ def test_conflicts_are_escalated_when_there_are_too_many_of_a_table(following, e
             assert "Stop Reason FATAL_ERROR" in following.task.describe()["LastFailureMessage"]
 
 
+@to_both_engines
+def test_conflicts_count_until_their_table_is_loaded_again(following):
+    pair, source = following.pair, following.source
+    escalated = {"ApplyErrorEscalationCount": 3, "ApplyErrorEscalationPolicy": "SUSPEND_TABLE"}
+    begin(following, policies("IGNORE_RECORD", **escalated))
+    t, theirs = source.table("t"), following.target.table("t")
+    change = lambda value, *ids: source.execute(*[f"UPDATE {t} SET value = '{value}' WHERE id = {id}" for id in ids])
+    change("first", 1, 2, 9)
+    following.wait_for_counts("t", (0, 3, 0, 0), (0, 1, 0, 0))
+    # Two so far. The load of another table does not make them undone.
+    following.reload("other")
+    wait_until(lambda: following.task.statistics()[(pair.schema, "other")]["FullLoadReloaded"], "the other is reloaded")
+    following.wait_for_load("other")
+    others_go_on(following)
+    assert pair.states(following.task)["t"] == "Table completed"
+    following.target.execute(f"DELETE FROM {theirs} WHERE id = 3")
+    change("second", 3)
+    pair.wait_for(following.task, "t", "Table error")
+    following.reload("t")
+    following.wait_for_load("t")
+    following.wait_until_equal("t")
+    following.target.execute(f"DELETE FROM {theirs} WHERE id IN (1, 2)")
+    captured, applied = following.counts("t")
+    change("third", 1, 2, 9)
+    and_updates = lambda counts, more: (counts[0], counts[1] + more, *counts[2:])
+    following.wait_for_counts("t", and_updates(captured, 3), and_updates(applied, 1))
+    assert pair.states(following.task)["t"] == "Table completed"
+
+
 @in_both_ways
 @to_both_engines
 def test_a_value_that_the_target_does_not_take_costs_its_row_alone(following, batch):

@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::net::{ApplyFirst, Image, NetChange};
+use super::policy::Errors;
 use super::progress::{AtCheckpoint, Counts, Standing};
 use super::rules::Rules;
 use crate::connector::{Applier, ApplyException, Target};
@@ -68,8 +69,8 @@ pub struct Known {
     pub suspended: bool,
     /// It was dropped or renamed: what comes under its name is another table.
     pub gone: bool,
-    /// Errors of the table as a whole in this run.
-    pub failures: u64,
+    /// Errors of it in this run.
+    pub errors: Errors,
 }
 
 /// Up to where all is durable on the target.
@@ -135,8 +136,8 @@ pub struct Apply<'a> {
     stop_after: Option<i64>,
     stop_at: Option<Position>,
     exceptions: Vec<ApplyException>,
-    /// Tables that the log could not tell of, before it told what they look like, and how many errors they have had.
-    given_up: Vec<(TableName, u64)>,
+    /// Tables that the log could not tell of, before it told what they look like, and the errors they have had.
+    given_up: Vec<(TableName, Errors)>,
     created: Vec<TableName>,
     gone: Vec<TableName>,
     /// The definition of tables of the target has changed since its last commit.
@@ -611,22 +612,22 @@ impl<'a> Apply<'a> {
                     Tally { unloaded: true, .. } => Standing::Unloaded,
                     _ => Standing::Followed,
                 },
-                failures: table.tally.errors.table_errors,
+                errors: table.tally.errors,
                 schema: Some(table.version.schema.clone()),
             })
         };
         let mut tables: Vec<AtCheckpoint> = self.tables.iter_mut().flatten().filter_map(at).collect();
-        for (name, failures) in std::mem::take(&mut self.given_up) {
+        for (name, errors) in std::mem::take(&mut self.given_up) {
             let Known { captured, applied, .. } = self.known.get(&name).copied().unwrap_or_default();
             let standing = Standing::Suspended;
-            tables.push(AtCheckpoint { name, captured, applied, standing, failures, schema: None });
+            tables.push(AtCheckpoint { name, captured, applied, standing, errors, schema: None });
         }
         for name in std::mem::take(&mut self.gone) {
             let Known { captured, applied, .. } = self.known.get(&name).copied().unwrap_or_default();
             // A table that has its name by now is told of already.
             if !tables.iter().any(|at| at.name == name) {
-                let standing = Standing::Followed;
-                tables.push(AtCheckpoint { name, captured, applied, standing, failures: 0, schema: None });
+                let (standing, errors) = (Standing::Followed, Errors::default());
+                tables.push(AtCheckpoint { name, captured, applied, standing, errors, schema: None });
             }
         }
         Durable { position, time: self.complete_time.take(), tables, rows: std::mem::take(&mut self.rows) }

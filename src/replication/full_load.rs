@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, Id, JoinSet};
 
 use super::log::task_log;
-use super::policy::{self, Action, Counts};
+use super::policy::{self, Action, Errors};
 use super::progress::TableState;
 use super::pump::{Account, pump};
 use super::run::{Moment, Run};
@@ -172,9 +172,9 @@ impl Run {
             return Err(error);
         }
         task_log!(self.rules.log, TargetLoad, Error, "{error}");
-        let counts = Counts { table_errors: self.progress.get(index).failures, ..Counts::default() };
-        self.progress.update(index, |table| table.failures += 1);
-        match policy::action(ErrorKind::Table, &self.rules.settings.error_behavior, counts) {
+        let errors = self.progress.get(index).errors;
+        self.progress.update(index, |table| table.errors.table += 1);
+        match policy::action(ErrorKind::Table, &self.rules.settings.error_behavior, errors) {
             Action::StopTask => {
                 self.finished(index, TableState::Error);
                 Err(error.into_kind(ErrorKind::Fatal))
@@ -417,9 +417,9 @@ impl TableAccount<'_> {
         self.truncated += values;
         let error = || Error::new(ErrorKind::Truncation, "a LOB value is longer than LobMaxSize");
         // All but the last of them: that one decides. Rows that were refused are errors of data as well.
-        let data_errors = self.truncated - 1 + load.progress.get(self.index).rejected;
-        let counts = Counts { data_errors, ..Counts::default() };
-        self.settle(policy::action(ErrorKind::Truncation, &load.rules.settings.error_behavior, counts), error)
+        let data = self.truncated - 1 + load.progress.get(self.index).rejected;
+        let errors = Errors { data, ..Errors::default() };
+        self.settle(policy::action(ErrorKind::Truncation, &load.rules.settings.error_behavior, errors), error)
     }
 
     fn settle(&mut self, action: Action, error: impl FnOnce() -> Error) -> Result<()> {
@@ -433,8 +433,8 @@ impl TableAccount<'_> {
         let mut exceptions = Vec::new();
         let mut outcome = Ok(());
         for (count, rejected) in (before..).zip(written.rejected) {
-            let counts = Counts { data_errors: count, ..Counts::default() };
-            let action = policy::action(rejected.error.kind, &load.rules.settings.error_behavior, counts);
+            let errors = Errors { data: count, ..Errors::default() };
+            let action = policy::action(rejected.error.kind, &load.rules.settings.error_behavior, errors);
             if action != Action::Ignore {
                 task_log!(
                     load.rules.log,
@@ -473,7 +473,7 @@ fn settle(action: Action, error: impl FnOnce() -> Error) -> Result<()> {
         Action::SuspendTable => Err(error().into_kind(ErrorKind::Table)),
         Action::StopTask => Err(error().into_kind(ErrorKind::Fatal)),
         // The server failed while one row was written: the load as a whole is tried again.
-        Action::Retry { .. } => Err(error().into_kind(ErrorKind::Recoverable)),
+        Action::Retry => Err(error().into_kind(ErrorKind::Recoverable)),
     }
 }
 

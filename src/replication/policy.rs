@@ -15,49 +15,40 @@ pub enum Action {
     /// Put the table into an error state and go on with the others.
     SuspendTable,
     StopTask,
-    /// Wait, then try again.
-    Retry {
-        after: Duration,
-    },
+    /// The task as a whole tries again, as [`retry_delay`] says.
+    Retry,
 }
 
-/// Errors so far, without the one to be decided on.
+/// Errors of a table so far, without the one to be decided on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Records of the table that were ignored or logged.
-    pub data_errors: u64,
-    /// Changes of the table that conflicted with the target.
-    pub apply_errors: u64,
-    /// Errors of the table as a whole.
-    pub table_errors: u64,
-    /// Attempts to recover since something last went well.
-    pub recoveries: u32,
+pub struct Errors {
+    /// Records that were ignored or logged (`DataErrorEscalationCount`).
+    pub data: u64,
+    /// Changes that conflicted with the target (`ApplyErrorEscalationCount`).
+    pub apply: u64,
+    /// Of the table as a whole (`TableErrorEscalationCount`).
+    pub table: u64,
 }
 
 /// Decides on one error.
-pub fn action(kind: ErrorKind, behavior: &ErrorBehavior, counts: Counts) -> Action {
+pub fn action(kind: ErrorKind, behavior: &ErrorBehavior, errors: Errors) -> Action {
     match kind {
         // During full load every write is an insert of a new row, so a row that is there already is a data error.
-        ErrorKind::Data | ErrorKind::Apply => data_action(behavior.data_error_policy, behavior, counts),
-        ErrorKind::Truncation => data_action(behavior.data_truncation_error_policy, behavior, counts),
-        ErrorKind::Table | ErrorKind::Redefined
-            if reached(counts.table_errors, behavior.table_error_escalation_count) =>
-        {
+        ErrorKind::Data | ErrorKind::Apply => data_action(behavior.data_error_policy, behavior, errors),
+        ErrorKind::Truncation => data_action(behavior.data_truncation_error_policy, behavior, errors),
+        ErrorKind::Table | ErrorKind::Redefined if reached(errors.table, behavior.table_error_escalation_count) => {
             behavior.table_error_escalation_policy.into()
         }
         ErrorKind::Table | ErrorKind::Redefined => behavior.table_error_policy.into(),
-        ErrorKind::Recoverable => match retry_delay(counts.recoveries.saturating_add(1), behavior) {
-            Some(after) => Action::Retry { after },
-            None => Action::StopTask,
-        },
+        ErrorKind::Recoverable => Action::Retry,
         ErrorKind::Fatal => Action::StopTask,
     }
 }
 
 /// Decides on one change that could not be applied.
-pub fn apply_action(op: Op, kind: ErrorKind, behavior: &ErrorBehavior, counts: Counts) -> Action {
+pub fn apply_action(op: Op, kind: ErrorKind, behavior: &ErrorBehavior, errors: Errors) -> Action {
     let policy = match (kind, op) {
-        (ErrorKind::Truncation | ErrorKind::Table | ErrorKind::Redefined, _) => return action(kind, behavior, counts),
+        (ErrorKind::Truncation | ErrorKind::Table | ErrorKind::Redefined, _) => return action(kind, behavior, errors),
         (_, Op::Insert) => behavior.apply_error_insert_policy,
         (_, Op::Update) => behavior.apply_error_update_policy,
         (_, Op::Delete) => behavior.apply_error_delete_policy,
@@ -70,7 +61,7 @@ pub fn apply_action(op: Op, kind: ErrorKind, behavior: &ErrorBehavior, counts: C
         ConflictPolicy::StopTask => return Action::StopTask,
     };
     match behavior.apply_error_escalation_policy {
-        _ if !reached(counts.apply_errors, behavior.apply_error_escalation_count) => action,
+        _ if !reached(errors.apply, behavior.apply_error_escalation_count) => action,
         EscalationPolicy::LogError => Action::Log,
         EscalationPolicy::SuspendTable => Action::SuspendTable,
         EscalationPolicy::StopTask => Action::StopTask,
@@ -103,14 +94,14 @@ pub fn retry_delay(attempt: u32, behavior: &ErrorBehavior) -> Option<Duration> {
 
 /// Records that are ignored count towards `DataErrorEscalationCount`, says the guide; that those that are logged do
 /// too is a guess.
-fn data_action(policy: ErrorPolicy, behavior: &ErrorBehavior, counts: Counts) -> Action {
+fn data_action(policy: ErrorPolicy, behavior: &ErrorBehavior, errors: Errors) -> Action {
     let action = match policy {
         ErrorPolicy::IgnoreRecord => Action::Ignore,
         ErrorPolicy::LogError => Action::Log,
         ErrorPolicy::SuspendTable => return Action::SuspendTable,
         ErrorPolicy::StopTask => return Action::StopTask,
     };
-    if reached(counts.data_errors, behavior.data_error_escalation_count) {
+    if reached(errors.data, behavior.data_error_escalation_count) {
         return behavior.data_error_escalation_policy.into();
     }
     action
@@ -163,10 +154,9 @@ mod tests {
             (ErrorKind::Table, json!({}), SuspendTable),
             (ErrorKind::Table, json!({ "TableErrorPolicy": "STOP_TASK" }), StopTask),
             (ErrorKind::Fatal, json!({}), StopTask),
-            (ErrorKind::Recoverable, json!({}), Retry { after: Duration::from_secs(5) }),
-            (ErrorKind::Recoverable, json!({ "RecoverableErrorCount": 0 }), StopTask),
+            (ErrorKind::Recoverable, json!({}), Retry),
         ] {
-            assert_eq!(action(kind, &behavior(settings.clone()), Counts::default()), expected, "{kind:?} {settings}");
+            assert_eq!(action(kind, &behavior(settings.clone()), Errors::default()), expected, "{kind:?} {settings}");
         }
     }
 
@@ -192,13 +182,13 @@ mod tests {
         let check = |ops: &[Op], kinds: &[ErrorKind], settings: serde_json::Value, expected: [Action; 4]| {
             let behavior = behavior(settings.clone());
             for (op, kind) in ops.iter().flat_map(|op| kinds.iter().map(move |kind| (*op, *kind))) {
-                let decided = [0, 1, 2, 3].map(|errors| {
-                    let counts = match kind {
-                        ErrorKind::Table | ErrorKind::Redefined => Counts { table_errors: errors, ..Counts::default() },
-                        ErrorKind::Truncation => Counts { data_errors: errors, ..Counts::default() },
-                        _ => Counts { apply_errors: errors, ..Counts::default() },
+                let decided = [0, 1, 2, 3].map(|before| {
+                    let errors = match kind {
+                        ErrorKind::Table | ErrorKind::Redefined => Errors { table: before, ..Errors::default() },
+                        ErrorKind::Truncation => Errors { data: before, ..Errors::default() },
+                        _ => Errors { apply: before, ..Errors::default() },
                     };
-                    apply_action(op, kind, &behavior, counts)
+                    apply_action(op, kind, &behavior, errors)
                 });
                 assert_eq!(decided, expected, "{op:?} {kind:?} {settings}");
             }
@@ -259,9 +249,7 @@ mod tests {
     #[test]
     fn escalates_when_the_count_is_reached() {
         let three = behavior(json!({ "DataErrorEscalationCount": 3, "TableErrorEscalationCount": 2 }));
-        let after = |kind, errors| {
-            action(kind, &three, Counts { data_errors: errors, table_errors: errors, ..Counts::default() })
-        };
+        let after = |kind, errors| action(kind, &three, Errors { data: errors, table: errors, ..Errors::default() });
         let kinds = [ErrorKind::Data, ErrorKind::Truncation];
         for kind in kinds {
             assert_eq!([0, 1, 2, 3].map(|errors| after(kind, errors)), {
@@ -272,12 +260,12 @@ mod tests {
         assert_eq!([0, 1].map(|errors| after(ErrorKind::Table, errors)), [Action::SuspendTable, Action::StopTask]);
 
         let never = behavior(json!({}));
-        let many = Counts { data_errors: u64::MAX, table_errors: u64::MAX, ..Counts::default() };
+        let many = Errors { data: u64::MAX, table: u64::MAX, ..Errors::default() };
         assert_eq!(action(ErrorKind::Data, &never, many), Action::Log);
         assert_eq!(action(ErrorKind::Table, &never, many), Action::SuspendTable);
 
         let stop = behavior(json!({ "DataErrorEscalationCount": 1, "DataErrorEscalationPolicy": "STOP_TASK" }));
-        assert_eq!(action(ErrorKind::Data, &stop, Counts::default()), Action::StopTask);
+        assert_eq!(action(ErrorKind::Data, &stop, Errors::default()), Action::StopTask);
     }
 
     /// Seconds before each attempt, `None` where there is none.
@@ -304,15 +292,5 @@ mod tests {
         let exactly = json!({ "RecoverableErrorInterval": 10, "RecoverableErrorThrottlingMax": 20 });
         assert_eq!(waits(exactly, 1..=3), [Some(10), Some(20), None]);
         assert_eq!(waits(json!({ "RecoverableErrorCount": 0 }), [1]), [None]);
-    }
-
-    #[test]
-    fn counts_recoveries() {
-        let behavior = behavior(json!({}));
-        let recoveries =
-            |recoveries| action(ErrorKind::Recoverable, &behavior, Counts { recoveries, ..Counts::default() });
-        assert_eq!(recoveries(8), Action::Retry { after: Duration::from_secs(1280) });
-        assert_eq!(recoveries(9), Action::StopTask);
-        assert_eq!(recoveries(u32::MAX), Action::StopTask);
     }
 }

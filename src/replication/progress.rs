@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
+use super::policy::Errors;
 use crate::data::{Op, Position, TableName, TableSchema};
 
 /// `TableState`, in AWS's words.
@@ -102,8 +103,8 @@ pub struct AtCheckpoint {
     pub captured: Counts,
     pub applied: Counts,
     pub standing: Standing,
-    /// As [`TableProgress::failures`].
-    pub failures: u64,
+    /// As [`TableProgress::errors`].
+    pub errors: Errors,
     /// `None` when the log has no such table any more.
     pub schema: Option<TableSchema>,
 }
@@ -138,8 +139,8 @@ pub struct TableProgress {
     /// The target's table was empty before this task loaded into it (looked at with `DO_NOTHING` alone): what it holds
     /// after an interruption was put there by the task.
     pub target_was_empty: bool,
-    /// Errors of the table as a whole, in its loads and while it was followed in this run (`TableErrorEscalationCount`).
-    pub failures: u64,
+    /// Errors while it was followed in this run, and those of the table as a whole also in its loads.
+    pub errors: Errors,
     /// Changes read from the source's log so far, also those that still wait for the target.
     pub captured: Counts,
     pub in_log: InLog,
@@ -158,7 +159,7 @@ impl TableProgress {
             updated: SystemTime::now(),
             reloaded: false,
             target_was_empty: false,
-            failures: 0,
+            errors: Errors::default(),
             captured: Counts::default(),
             in_log: InLog::default(),
         }
@@ -365,7 +366,7 @@ impl State {
             table.in_log.captured = at.captured;
             table.in_log.applied = at.applied;
             table.in_log.schema = at.schema;
-            table.failures = at.failures;
+            table.errors = at.errors;
             table.updated = SystemTime::now();
             *changed = Changed::Yes;
         }
@@ -423,13 +424,13 @@ mod tests {
             captured,
             applied: Counts::default(),
             standing: Standing::Followed,
-            failures: 2,
+            errors: Errors { table: 2, ..Errors::default() },
             schema: None,
         };
         progress.advance(Position::Lsn(7), vec![at("a"), at("new")]);
         let news = progress.take_news();
         assert_eq!(news.checkpoint, Some(Position::Lsn(7)));
-        let told = news.tables.iter().map(|(index, table)| (*index, table.in_log.captured, table.failures));
+        let told = news.tables.iter().map(|(index, table)| (*index, table.in_log.captured, table.errors.table));
         assert_eq!(told.collect::<Vec<_>>(), [(0, captured, 2), (1, captured, 2)]);
         assert!(progress.take_news().is_empty());
 

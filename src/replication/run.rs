@@ -20,6 +20,7 @@ use super::follow::Followed;
 use super::full_load::Until;
 use super::log::task_log;
 use super::metrics::Metrics;
+use super::policy::Errors;
 use super::progress::{Progress, TableProgress, TableState};
 use super::rules::{Rules, refused};
 use super::task::{Report, StopReason};
@@ -320,6 +321,8 @@ impl Run {
                 table.reloaded = true;
                 // With DO_NOTHING it is for the user to empty the table before, says the guide.
                 table.target_was_empty = false;
+                // The load mends what they were about.
+                table.errors = Errors { table: table.errors.table, ..Errors::default() };
                 table.state = TableState::BeingReloaded;
             });
         }
@@ -375,7 +378,7 @@ impl Run {
                 applied: table.in_log.applied,
                 suspended: table.state != TableState::Completed,
                 gone: table.in_log.schema.is_none() && table.state == TableState::Completed,
-                failures: table.failures,
+                errors: table.errors,
             };
             start.tables.insert(table.name.clone(), known);
             if let Some(loaded_at) = table.in_log.loaded_at.filter(|loaded_at| loaded_at > from) {
@@ -460,7 +463,7 @@ impl Run {
                 let known = known.unwrap_or_else(|| TableProgress::new(plan.source.name.clone()));
                 TableProgress {
                     reloaded: known.reloaded,
-                    failures: known.failures,
+                    errors: known.errors,
                     target_was_empty: known.target_was_empty,
                     captured: known.captured,
                     in_log: known.in_log,

@@ -22,7 +22,7 @@ impl Apply<'_> {
         let bytes_max = self.rules.lob_bytes_max().unwrap_or_default();
         match action {
             Action::Ignore => return Ok(false),
-            Action::Log | Action::Retry { .. } => {
+            Action::Log | Action::Retry => {
                 for cut in &columns {
                     // Recorded like this, with the actual length.
                     let column = column(*cut);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::super::log::task_log;
-use super::super::policy::{self, Action, Counts};
+use super::super::policy::{self, Action, Errors};
 use super::super::rules::Rules;
 use super::table::{Table, Tally};
 use super::{Apply, Known, Stage, unknown};
@@ -195,13 +195,12 @@ impl Apply<'_> {
         if let Some(index) = known {
             return self.refused_statement(index, Error::table(reason));
         }
-        let failures = self.known.get(&name).map_or(0, |known| known.failures);
-        let counts = Counts { table_errors: failures, ..Counts::default() };
-        if policy::action(ErrorKind::Table, &self.rules.settings.error_behavior, counts) == Action::StopTask {
+        let errors = self.known.get(&name).map(|known| known.errors).unwrap_or_default();
+        if policy::action(ErrorKind::Table, &self.rules.settings.error_behavior, errors) == Action::StopTask {
             return Err(Error::fatal(reason));
         }
         task_log!(self.rules.log, SourceCapture, Error, "Table {name} is suspended: {reason}");
-        self.given_up.push((name, failures + 1));
+        self.given_up.push((name, Errors { table: errors.table + 1, ..errors }));
         Ok(())
     }
 
@@ -209,7 +208,7 @@ impl Apply<'_> {
     fn refused_statement(&mut self, index: usize, error: Error) -> Result<()> {
         let Some(Some(table)) = self.tables.get_mut(index) else { return Err(unknown()) };
         let action = policy::action(ErrorKind::Table, &self.rules.settings.error_behavior, table.tally.errors);
-        table.tally.errors.table_errors += 1;
+        table.tally.errors.table += 1;
         if action == Action::StopTask {
             return Err(error.into_kind(ErrorKind::Fatal));
         }

@@ -136,9 +136,9 @@ impl Apply<'_> {
         let errors = &mut table.tally.errors;
         let action = policy::apply_action(op, kind, &self.rules.settings.error_behavior, *errors);
         match kind {
-            ErrorKind::Truncation => errors.data_errors += 1,
-            ErrorKind::Table | ErrorKind::Redefined => errors.table_errors += 1,
-            _ => errors.apply_errors += 1,
+            ErrorKind::Truncation => errors.data += 1,
+            ErrorKind::Table | ErrorKind::Redefined => errors.table += 1,
+            _ => errors.apply += 1,
         }
         Ok(action)
     }
@@ -149,7 +149,7 @@ impl Apply<'_> {
         let name = &table.plan.target.name;
         match action {
             Action::Ignore => return Ok(()),
-            Action::Log | Action::Retry { .. } => {
+            Action::Log | Action::Retry => {
                 task_log!(self.rules.log, TargetApply, Warning, "A change of table {name} was not applied: {error}");
             }
             Action::SuspendTable => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::net::NetChanges;
-use super::super::policy;
+use super::super::policy::Errors;
 use super::super::progress::Counts;
 use super::super::rules::Rules;
 use super::Known;
@@ -32,7 +32,7 @@ pub(super) struct Table {
 pub(super) struct Tally {
     pub captured: Counts,
     pub applied: Counts,
-    pub errors: policy::Counts,
+    pub errors: Errors,
     /// Nothing of it is applied any more.
     pub suspended: bool,
     /// It has to be loaded before it is followed.
@@ -44,8 +44,7 @@ pub(super) struct Tally {
 impl Tally {
     /// Where a table of this name is met for the first time.
     pub fn of(known: &Known) -> Tally {
-        let Known { captured, applied, suspended, gone, failures } = *known;
-        let errors = policy::Counts { table_errors: failures, ..policy::Counts::default() };
+        let Known { captured, applied, suspended, gone, errors } = *known;
         Tally { captured, applied, errors, suspended: suspended && !gone, ..Tally::default() }
     }
 }

@@ -56,9 +56,9 @@ def test_a_table_that_comes_into_being_is_replicated(following, batch):
     following.wait_until_equal("new")
     following.source.execute(f"UPDATE {new} SET value = 'changed'", f"INSERT INTO {new} VALUES (2, NULL)")
     following.wait_until_equal("new")
-    row = following.task.statistics()[(following.pair.schema, "new")]
-    assert row["TableState"] == "Table completed"
-    assert (row["Ddls"], row["AppliedDdls"]) == (1, 1)
+    following.pair.wait_for(following.task, "new", "Table completed")
+    ddls = lambda: [counts[3] for counts in following.counts("new")]
+    wait_until(lambda: ddls() == [1, 1], "the statement is counted")
 
 
 @in_both_ways

@@ -134,7 +134,7 @@ def test_without_an_identity_only_inserts_come_and_no_statement_fails(following)
         f"INSERT INTO {source.table('last')} VALUES (1, 'x')",
     )
     following.wait_until_equal("last")
-    assert following.counts("t") == ((2, 0, 0, 0), (2, 0, 0, 0))
+    following.wait_for_counts("t", (2, 0, 0, 0))
     assert target.rows("t") == [(1, "row 1"), (2, "row 2"), (3, "row 3"), (4, "x"), (5, "y")]
     source.execute(f"TRUNCATE {t}, {source.table('last')}")
     following.wait_until_equal("t", "last")
@@ -182,7 +182,8 @@ def test_rows_of_partitions_come_as_those_of_the_table_that_is_selected(followin
     following.wait_until_equal(*tables)
     in_partitions(source, AFTERWARDS)
     following.wait_until_equal(*tables)
-    assert {table for _, table in following.task.statistics()} == set(tables)
+    told = lambda: {table for _, table in following.task.statistics()}
+    wait_until(lambda: told() == set(tables), "the tables are told")
     assert following.target.exceptions() == []
 
 

@@ -89,7 +89,7 @@ def shows_how_far_the_task_is(output):
     # Every two seconds, and in the end.
     assert len(lines) >= 2, output
     for earlier, later in zip(lines, lines[1:]):
-        assert earlier[0] < later[0] and all(a <= b for a, b in zip(earlier[3:], later[3:]))
+        assert earlier[0] <= later[0] and all(a <= b for a, b in zip(earlier[3:], later[3:]))
     for _, at_source, at_target, *counts in lines:
         assert 0 <= at_source <= at_target
         assert all(applied <= captured for applied, captured in zip(counts[::2], counts[1::2]))

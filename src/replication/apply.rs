@@ -37,6 +37,9 @@ const HELD_BYTES_MAX: usize = 8 << 20;
 /// … and this much of a batch, which folds the better the larger it is, where `BatchApplyMemoryLimit` is not less.
 const BATCH_BYTES_MAX: usize = 16 << 20;
 
+/// In a backlog so much of a batch goes, too, when no more is there at the moment: the target would stand still.
+const BATCH_BYTES_MIN: usize = 1 << 20;
+
 /// What is left of a backlog goes when the log has given nothing for so long.
 const BACKLOG_END: Duration = Duration::from_millis(100);
 
@@ -113,7 +116,7 @@ pub struct Apply<'a> {
     /// Changes since the target's last commit, and since when there are some.
     changes: usize,
     since: Option<Instant>,
-    /// A batch has taken the memory that it may.
+    /// A batch is as large as it gets.
     is_full: bool,
     /// The batch before was not full: the next has to wait for its time.
     owes_pause: bool,
@@ -177,7 +180,7 @@ impl<'a> Apply<'a> {
             changes: 0,
             since: None,
             is_full: false,
-            owes_pause: true,
+            owes_pause: false,
             last_taken: Instant::now(),
             batch_began: Instant::now(),
             complete: None,
@@ -305,7 +308,8 @@ impl<'a> Apply<'a> {
             }
         }
         let is_over = self.held() > self.held_max();
-        self.is_full |= is_over && self.is_batch();
+        let is_backlog = idle && !self.owes_pause && self.held() >= BATCH_BYTES_MIN;
+        self.is_full |= self.is_batch() && (is_over || is_backlog);
         if !self.partial {
             if self.is_due(idle) {
                 durable = merge(durable, self.commit().await?);

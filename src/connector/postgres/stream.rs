@@ -392,8 +392,11 @@ impl ChangeReader for PostgresChanges {
             let mut pause = self.log.is_between_transactions() && !self.client.has_message();
             if !full && !self.client.has_message() && self.open.is_none() && self.pace.is_busy() {
                 self.client.unwatch();
-                sleep(pace::MOMENT).await;
-                self.client.take_in()?;
+                if self.client.take_in()? < pace::BACKLOG_BYTES {
+                    self.client.unwatch();
+                    sleep(pace::MOMENT).await;
+                    self.client.take_in()?;
+                }
                 pause &= !self.client.has_message();
             }
             if !changes.is_empty() && (full || pause) {

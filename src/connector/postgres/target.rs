@@ -351,6 +351,19 @@ pub(super) async fn unique_indexes(client: &mut Client, table: &TableName) -> Re
     Ok(indexes.into_values().collect())
 }
 
+/// How many indexes of the table forbid rows: unique ones of every kind, and those of exclusion constraints.
+pub(super) async fn forbidding_indexes(client: &mut Client, table: &TableName) -> Result<usize> {
+    let sql = format!(
+        "SELECT count(*) FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indrelid \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE n.nspname = {} AND c.relname = {} AND (i.indisunique OR i.indisexclusion)",
+        sql::literal(&table.schema),
+        sql::literal(&table.table)
+    );
+    let found = client.query(&sql).await?;
+    Ok(found.first().and_then(|row| row.first()?.as_deref()?.parse().ok()).unwrap_or(usize::MAX))
+}
+
 async fn record(client: &mut Client, control_schema: &str, exceptions: &[ApplyException]) -> Result<()> {
     let schema = if control_schema.is_empty() { DEFAULT_CONTROL_SCHEMA } else { control_schema };
     let name = TableName::new(schema, EXCEPTIONS_TABLE);

@@ -385,12 +385,14 @@ impl Client {
         self.stream.unwatch();
     }
 
-    /// Takes in what has arrived, without waiting for more.
-    pub fn take_in(&mut self) -> Result<()> {
+    /// Takes in what has arrived, without waiting for more; tells how many bytes that are.
+    pub fn take_in(&mut self) -> Result<usize> {
         if self.input.room() == 0 {
-            return Ok(());
+            return Ok(0);
         }
-        self.read().now_or_never().unwrap_or(Ok(()))
+        let before = self.input.bytes().len();
+        self.read().now_or_never().unwrap_or(Ok(()))?;
+        Ok(self.input.bytes().len() - before)
     }
 
     /// What the server has warned of, where the session lets it. A stream does not go on before this was asked.

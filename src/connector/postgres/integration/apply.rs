@@ -109,6 +109,32 @@ async fn a_key_that_changes_is_found_by_what_it_was() {
 }
 
 #[tokio::test]
+async fn rows_change_in_the_order_of_their_key_unless_they_could_stand_in_each_others_way() {
+    let pair = both_sides(
+        "CREATE TABLE free (a int PRIMARY KEY, b int); INSERT INTO free SELECT n, n FROM generate_series(1, 12) n;
+         CREATE TABLE bound (a int PRIMARY KEY, b int UNIQUE); INSERT INTO bound VALUES (1, 10), (2, 20);
+         CREATE TABLE partly (a int PRIMARY KEY, b int); INSERT INTO partly SELECT * FROM bound;
+         CREATE UNIQUE INDEX ON partly (b) WHERE b > 0;
+         CREATE TABLE exclusive (a int PRIMARY KEY, b int, EXCLUDE USING btree (b WITH =));
+         INSERT INTO exclusive SELECT * FROM bound",
+    )
+    .await;
+    let mut applier = begun(&pair).await;
+    let rows = Rows::new(&pair, "free", &["10|1", "2|2", "9|3", "1|4"]).await;
+    assert_eq!(rows.apply(&mut *applier, Op::Update, Conflict::Refuse).await.unwrap(), 4);
+    for table in ["bound", "partly", "exclusive"] {
+        // By their keys, the first would come to have what the second still has.
+        let rows = Rows::new(&pair, table, &["2|30", "1|20"]).await;
+        assert_eq!(rows.apply(&mut *applier, Op::Update, Conflict::Refuse).await.unwrap(), 2, "{table}");
+    }
+    applier.commit().await.unwrap();
+    assert_eq!(
+        pair.target_sql("SELECT string_agg(a::text, ' ' ORDER BY ctid) FROM free WHERE b < 5 AND ctid > '(0,12)'"),
+        "1 2 9 10"
+    );
+}
+
+#[tokio::test]
 async fn rows_that_are_there_already_refuse_a_set_or_are_replaced() {
     let pair = both_sides("CREATE TABLE t (a int PRIMARY KEY, b text); INSERT INTO t VALUES (1, 'old')").await;
     let mut applier = begun(&pair).await;

@@ -17,6 +17,9 @@ const BUSY_MESSAGES: u32 = 100;
 /// later, in a few large portions, which takes it half the time of many small ones.
 pub const MOMENT: Duration = Duration::from_millis(4);
 
+/// Where a read gives so much there is more: the connection was full, and the server waits. Then no moment is let pass.
+pub const BACKLOG_BYTES: usize = 32 << 10;
+
 pub struct Pace {
     since: Instant,
     messages: u32,

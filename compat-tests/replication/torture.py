@@ -548,8 +548,8 @@ class Torture:
 
     def events(self, message):
         """How often the task has told this."""
-        events = self.client.describe_events(SourceType="replication-task", Duration=60)["Events"]
-        return [event["Message"] for event in events].count(message)
+        pages = self.client.get_paginator("describe_events").paginate(SourceType="replication-task", Duration=60)
+        return [event["Message"] for page in pages for event in page["Events"]].count(message)
 
     def metric(self, name):
         """0 before the task runs."""

@@ -118,8 +118,7 @@ pub struct Apply<'a> {
     since: Option<Instant>,
     /// A batch is as large as it gets.
     is_full: bool,
-    /// The batch before was not full: the next has to wait for its time.
-    owes_pause: bool,
+    pause: Pause,
     /// When the log gave something last.
     last_taken: Instant,
     /// When the batch before began to be applied.
@@ -147,6 +146,16 @@ pub struct Apply<'a> {
     defined: bool,
     /// Became durable before a statement that defines tables.
     before: Option<Durable>,
+}
+
+/// Whether the next batch has to wait for its time (`BatchApplyTimeoutMin`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    /// No batch was before it: it has to, unless so much is there that it is the beginning of a backlog.
+    AtFirst,
+    /// The batch before was not full.
+    Owed,
+    None,
 }
 
 /// How far the target's transaction is.
@@ -180,7 +189,7 @@ impl<'a> Apply<'a> {
             changes: 0,
             since: None,
             is_full: false,
-            owes_pause: false,
+            pause: Pause::AtFirst,
             last_taken: Instant::now(),
             batch_began: Instant::now(),
             complete: None,
@@ -245,7 +254,10 @@ impl<'a> Apply<'a> {
                 // A batch goes as soon as it may, and the most time is the last word on that.
                 let pause = tuning.batch_timeout_min_s.min(tuning.batch_timeout_max_s);
                 let soonest = self.batch_began + Duration::from_secs(pause);
-                Some(if self.owes_pause { soonest.max(since) } else { soonest.min(self.last_taken + BACKLOG_END) })
+                Some(match self.pause {
+                    Pause::AtFirst | Pause::Owed => soonest.max(since),
+                    Pause::None => soonest.min(self.last_taken + BACKLOG_END),
+                })
             }
             false => Some(since + Duration::from_secs(tuning.commit_timeout_s)),
         }
@@ -308,7 +320,7 @@ impl<'a> Apply<'a> {
             }
         }
         let is_over = self.held() > self.held_max();
-        let is_backlog = idle && !self.owes_pause && self.held() >= BATCH_BYTES_MIN;
+        let is_backlog = idle && self.pause != Pause::Owed && self.held() >= BATCH_BYTES_MIN;
         self.is_full |= self.is_batch() && (is_over || is_backlog);
         if !self.partial {
             if self.is_due(idle) {
@@ -578,7 +590,7 @@ impl<'a> Apply<'a> {
     async fn commit(&mut self) -> Result<Option<Durable>> {
         if self.changes > 0 {
             self.batch_began = Instant::now();
-            self.owes_pause = !std::mem::take(&mut self.is_full);
+            self.pause = if std::mem::take(&mut self.is_full) { Pause::None } else { Pause::Owed };
         }
         self.flush().await?;
         if !self.exceptions.is_empty() {

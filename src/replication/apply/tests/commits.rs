@@ -241,12 +241,6 @@ async fn transactions_are_joined_for_the_time_of_the_setting_at_most() {
 async fn batches_keep_the_least_time_between_them_and_no_more() {
     let (rules, target, mut log) = (in_batches(4, 30), Counting::default(), Log::default());
     let mut apply = apply_of(&rules, &target).await;
-    // Before the first there is none: it goes when no more comes.
-    for idle in [IDLE, MORE, IDLE] {
-        assert_eq!(apply.take(log.piece(&[1, 1]), idle).await.unwrap(), (None, None));
-    }
-    assert!((at_due(&mut apply).await - 0.1).abs() < 0.01);
-    assert_eq!(target.take(), [6]);
     pass(1.0).await;
     for idle in [IDLE, MORE, IDLE] {
         assert_eq!(apply.take(log.piece(&[1, 1]), idle).await.unwrap(), (None, None));
@@ -267,9 +261,6 @@ async fn batches_keep_the_least_time_between_them_and_no_more() {
 async fn batches_are_never_longer_apart_than_the_most_time() {
     let (rules, target, mut log) = (in_batches(60, 5), Counting::default(), Log::default());
     let mut apply = apply_of(&rules, &target).await;
-    apply.take(log.piece(&[1]), IDLE).await.unwrap();
-    at_due(&mut apply).await;
-    target.take();
     for _ in 0..2 {
         pass(1.0).await;
         assert_eq!(apply.take(log.piece(&[1]), IDLE).await.unwrap(), (None, None));
